@@ -1,0 +1,1 @@
+"""What the services share: the contract, the bus, Kubernetes watching, configuration and health."""

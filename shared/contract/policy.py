@@ -1,0 +1,147 @@
+"""What the policy service publishes: one ordered bucket ``policy``, and ``policy-status``.
+
+A *set* is the policies that select an identity as subject in one direction. A *class* is all identities
+that match the same peer selectors. A set's *row* for a class holds fully resolved verdicts. Set and class
+ids are hashes of their contents, so the row of (set, class) never changes its meaning.
+
+Readers apply the bucket only at a :class:`Commit` beyond which nothing is pending; every committed state
+is complete in itself. The revision of a commit is its sequence number in the bucket's stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+from shared.contract.base import ClassId, Direction, Identity, Message, Protocol, SetId
+from shared.contract.names import COMMIT_KEY
+
+
+class Action(StrEnum):
+    """What a row or port range decides."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+    REDIRECT = "redirect"
+    AUDIT = "audit"
+
+
+class PortRange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Ports ``first``..``last`` inclusive of one protocol; ICMP has its type here."""
+
+    protocol: Protocol
+    first: int = 0
+    last: int = 65535
+    action: Action = Action.ALLOW
+    rule: int | None = None
+    """Index in the set's ``rules`` of the rule that decided."""
+    redirect_port: int = 0
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Verdicts for one class: disjoint ``ranges`` by (protocol number, ``first``); elsewhere ``action``."""
+
+    action: Action = Action.DENY
+    rule: int | None = None
+    """None with ``deny``: no rule matched, the set's default deny."""
+    ranges: tuple[PortRange, ...] = ()
+
+
+class PolicyRef(msgspec.Struct, frozen=True, kw_only=True, order=True):
+    """The object that a rule comes from."""
+
+    kind: str
+    namespace: str
+    name: str
+
+
+class RuleRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One rule of a set: ``spec.ingress[index]`` or ``spec.egress[index]`` of ``policies[policy]``."""
+
+    policy: int
+    index: int
+    tier: int = 0
+    """Lower decides first; Kubernetes NetworkPolicy is tier 0 until cluster policies join."""
+
+
+class PolicySet(Message, frozen=True, kw_only=True):
+    """Key ``set.<id>``: the policies of a set, their rules, and all rows that differ from ``default``."""
+
+    id: SetId
+    direction: Direction
+    policies: tuple[PolicyRef, ...]
+    rules: tuple[RuleRef, ...]
+    default: Row
+    rows: dict[ClassId, Row] = msgspec.field(default_factory=dict)
+
+
+class IdentityPolicy(Message, frozen=True, kw_only=True):
+    """Key ``identity.<number>``: an identity's class as a peer and its sets as a subject."""
+
+    identity: Identity
+    peer_class: ClassId
+    ingress: SetId | None = None
+    """None: no policy selects it in this direction, everything is allowed."""
+    egress: SetId | None = None
+
+
+class CidrClass(Message, frozen=True, kw_only=True):
+    """Key ``cidr.<encoded prefix>``: the class of addresses outside the ipcache, longest prefix first."""
+
+    cidr: str
+    peer_class: ClassId
+
+
+class AddressClass(Message, frozen=True, kw_only=True):
+    """Key ``address.<encoded ip>``: the class of one ipcache address whose CIDR matches set it apart."""
+
+    ip: str
+    identity: Identity
+    peer_class: ClassId
+
+
+class Commit(Message, frozen=True, kw_only=True):
+    """Key ``commit``: all that was put before belongs together. Its stream sequence is the revision."""
+
+    time: str
+    """RFC 3339, UTC."""
+    policies: int
+    identities: int
+    sets: int
+    rows: int
+
+
+POLICY_TYPES: Mapping[str, type[Message]] = {
+    "set": PolicySet,
+    "identity": IdentityPolicy,
+    "cidr": CidrClass,
+    "address": AddressClass,
+    COMMIT_KEY: Commit,
+}
+"""Bucket ``policy``: the message type by the first token of the key."""
+
+
+class FieldError(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a policy was refused."""
+
+    field: str
+    """Path in the object, such as ``spec.ingress[0].ports[1].port``."""
+    reason: str
+    remedy: str
+
+
+class PolicyStatus(Message, frozen=True, kw_only=True):
+    """Bucket ``policy-status``: what became of one policy object."""
+
+    policy: PolicyRef
+    uid: str
+    resource_version: str
+    accepted: bool
+    errors: tuple[FieldError, ...] = ()
+    revision: int = 0
+    """The commit from which on this object's text is in force; 0 when refused."""
+    subjects: int = 0
+    """Identities selected."""
+    rules: int = 0

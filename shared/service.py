@@ -1,0 +1,7 @@
+"""How a service starts: ``raise SystemExit(run_service("identity", main))``."""
+
+from shared.runtime.health import Health
+from shared.runtime.runtime import Runtime, run_service
+from shared.runtime.settings import ServiceSettings, add_min_interval, positive_seconds
+
+__all__ = ["Health", "Runtime", "ServiceSettings", "add_min_interval", "positive_seconds", "run_service"]

@@ -1,0 +1,61 @@
+"""A bucket that was lost is not taken for one from which everything was deleted."""
+
+from __future__ import annotations
+
+import asyncio
+
+from shared.bus import Bus, patiently
+from shared.contract.identity import NodeRecord
+from shared.contract.names import Bucket
+from tests.buckets import lose
+from tests.shared.bus.reader import node, reading
+from tests.waiting import eventually
+
+
+async def test_what_a_lost_bucket_held_is_kept_until_its_writer_has_had_time(bus: Bus) -> None:
+    nodes = await bus.bucket(Bucket.NODES, as_type=NodeRecord, create=True)
+    await nodes.put_many((name, node(name)) for name in "abc")
+    async with reading(patiently(nodes.follow(), seconds=3.0)) as reader:
+        await eventually(lambda: set(reader.state) == set("abc"))
+        await lose(bus, Bucket.NODES)
+        await eventually(lambda: len(reader.batches) == 2)
+        assert set(reader.state) == set("abc")
+        await nodes.put("b", node("b, again"))
+        await eventually(lambda: reader.state["b"].name == "b, again")
+        assert set(reader.state) == set("abc")
+        await eventually(lambda: set(reader.state) == {"b"})
+        assert reader.snapshots == 1
+
+
+async def test_what_is_deleted_by_name_goes_at_once(bus: Bus) -> None:
+    nodes = await bus.bucket(Bucket.NODES, as_type=NodeRecord, create=True)
+    await nodes.put_many((name, node(name)) for name in "ab")
+    async with reading(patiently(nodes.follow(), seconds=60.0)) as reader:
+        await eventually(lambda: set(reader.state) == set("ab"))
+        await nodes.delete("a")
+        await eventually(lambda: set(reader.state) == {"b"})
+        await lose(bus, Bucket.NODES)
+        await eventually(lambda: len(reader.batches) == 3)
+        await nodes.put("b", node("b"))
+        await nodes.delete("b")
+        await eventually(lambda: not reader.state)
+
+
+async def test_an_empty_bucket_takes_nothing_back_until_its_writer_speaks(bus: Bus) -> None:
+    nodes = await bus.bucket(Bucket.NODES, as_type=NodeRecord, create=True)
+    await nodes.put_many((name, node(name)) for name in "abc")
+    async with reading(patiently(nodes.follow(), seconds=0.05)) as reader:
+        await eventually(lambda: set(reader.state) == set("abc"))
+        await lose(bus, Bucket.NODES)
+        await eventually(lambda: len(reader.batches) == 2)
+        await asyncio.sleep(0.2)
+        assert set(reader.state) == set("abc")
+        await nodes.put("b", node("b"))
+        await eventually(lambda: set(reader.state) == {"b"})
+
+
+async def test_a_reader_that_ends_leaves_nothing_behind(bus: Bus) -> None:
+    nodes = await bus.bucket(Bucket.NODES, as_type=NodeRecord, create=True)
+    async with reading(patiently(nodes.follow(), seconds=60.0)) as reader:
+        await eventually(lambda: reader.batches)
+    await eventually(lambda: not [task for task in asyncio.all_tasks() if "anext" in repr(task)])
