@@ -1,0 +1,67 @@
+"""Peer classes: signatures by id, and which classes the published rows speak of."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from services.policy.errors import HashCollision
+from services.policy.ids import RESERVED_IDS, Element, Signature, class_id
+from shared.contract.base import ClassId
+
+
+class ClassTable:
+    """Signatures that are known by their class ids.
+
+    A class is *held* while published rows must speak of it. A held class may be unknown: it was published
+    before this process started, with selectors that exist no more.
+    """
+
+    def __init__(self) -> None:
+        self.held: set[ClassId] = set()
+        self._signatures: dict[ClassId, Signature] = {}
+        self._ids: dict[Signature, ClassId] = {}
+        self._by_element: defaultdict[Element, set[ClassId]] = defaultdict(set)
+        self.learned: set[ClassId] = set()
+        """Held classes whose signatures became known since :meth:`hold`: sets may lack rows for them."""
+
+    def id_of(self, signature: Signature) -> ClassId:
+        """The class of a signature, which is known from now on."""
+        id = self._ids.get(signature)
+        if id is None:
+            id = class_id(signature)
+            known = self._signatures.get(id)
+            if id in RESERVED_IDS or (known is not None and known != signature):
+                raise HashCollision(what="peer class", id=id)
+            self._ids[signature] = id
+            self._signatures[id] = signature
+            if id in self.held:
+                self.learned.add(id)
+                self._index(id, signature)
+        return id
+
+    def signature(self, id: ClassId) -> Signature | None:
+        """The signature of a class, None when it is not known."""
+        return self._signatures.get(id)
+
+    def held_with(self, elements: Iterable[Element]) -> set[ClassId]:
+        """Held classes whose known signatures have any of the elements."""
+        return set().union(*(self._by_element.get(element, ()) for element in elements))
+
+    def hold(self, ids: set[ClassId]) -> None:
+        """These classes are held; signatures of others are forgotten."""
+        for id in self.held - ids:
+            for element in self._signatures.get(id, ()):
+                self._by_element[element].discard(id)
+                if not self._by_element[element]:
+                    del self._by_element[element]
+        for id in ids - self.held:
+            self._index(id, self._signatures.get(id, frozenset()))
+        self.held = set(ids)
+        self.learned.clear()
+        for id in self._signatures.keys() - ids:
+            del self._ids[self._signatures.pop(id)]
+
+    def _index(self, id: ClassId, signature: Signature) -> None:
+        for element in signature:
+            self._by_element[element].add(id)

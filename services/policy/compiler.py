@@ -1,0 +1,342 @@
+"""The desired state: from policies, identities and addresses to classes and sets.
+
+Pure and deterministic: the result depends on the inputs of the moment, not on their order. Every input
+marks what it touches; :meth:`Compiler.refresh` brings the result up to date for that and reports the keys
+of the ``policy`` bucket whose desired value changed. Nothing here knows what is published.
+
+Reserved identities have a class like others, though no pod selector matches them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from services.policy.blocks import Blocks, Prefix
+from services.policy.ids import NO_SELECTOR, Element, Signature
+from services.policy.labels import LabelIndex, labels_of
+from services.policy.matcher import Matcher
+from services.policy.model import BlockSelector, PeerSelector, Policy
+from services.policy.podspace import PodSpace
+from services.policy.sets import CompiledSet, SetTable
+from shared.contract.base import Direction, Identity, SetId
+from shared.contract.identity import IdentityRecord
+from shared.contract.names import cidr_key, ip_key
+from shared.contract.policy import PolicyRef
+from shared.contract.reserved import FIRST_ALLOCATED, Reserved
+
+
+class IdentityState(NamedTuple):
+    """Desired value of ``identity.<number>``."""
+
+    signature: Signature
+    ingress: SetId | None
+    egress: SetId | None
+
+
+class AddressState(NamedTuple):
+    """Desired value of ``address.<ip>``."""
+
+    ip: str
+    identity: Identity
+    signature: Signature
+
+
+class PrefixState(NamedTuple):
+    """Desired value of ``cidr.<prefix>``."""
+
+    cidr: str
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
+class _Address:
+    identity: Identity
+    place: Prefix
+
+
+def identity_key(identity: int) -> str:
+    """Key of an identity in the bucket ``policy``."""
+    return f"identity.{identity}"
+
+
+def address_key(ip: str) -> str:
+    """Key of an address in the bucket ``policy``."""
+    return f"address.{ip_key(ip)}"
+
+
+def prefix_key(cidr: str) -> str:
+    """Key of a prefix in the bucket ``policy``."""
+    return f"cidr.{cidr_key(cidr)}"
+
+
+class Compiler:
+    """Holds the inputs and the desired state. Not for use from several threads."""
+
+    def __init__(self) -> None:
+        self.identities: dict[str, IdentityState] = {}
+        self.addresses: dict[str, AddressState] = {}
+        self.prefixes: dict[str, PrefixState] = {}
+        self._policies: dict[PolicyRef, Policy] = {}
+        self._index = LabelIndex()
+        self._peers = Matcher(self._index, what="peer selector")
+        self._subjects = Matcher(self._index, what="subject selector")
+        self._policies_of: defaultdict[Element, set[PolicyRef]] = defaultdict(set)
+        self._blocks = Blocks()
+        self._space = PodSpace()
+        self._everywhere: Signature = NO_SELECTOR
+        self._everywhere_of: frozenset[Prefix] = frozenset()
+        self._sets = SetTable()
+        self._known: dict[Identity, IdentityRecord] = {}
+        self._addresses: dict[str, _Address] = {}
+        self._addresses_of: defaultdict[Identity, set[str]] = defaultdict(set)
+        self._dirty_identities: set[Identity] = {
+            Identity(number) for number in Reserved if number is not Reserved.UNKNOWN
+        }
+        self._dirty_addresses: set[str] = set()
+        self._blocks_changed = False
+        self._space_changed = False
+
+    @property
+    def sets(self) -> dict[SetId, CompiledSet]:
+        """Sets that identities have; not to be changed."""
+        return self._sets.sets
+
+    @property
+    def policies(self) -> dict[PolicyRef, Policy]:
+        """Accepted policies; not to be changed."""
+        return self._policies
+
+    def subjects(self, policy: Policy) -> int:
+        """How many identities a policy in force selects."""
+        return len(self._subjects.members(policy.subject.id))
+
+    def is_live(self, element: Element) -> bool:
+        """Whether a peer selector belongs to a policy in force."""
+        return element in self._peers or element in self._blocks
+
+    def set_policy(self, policy: Policy) -> None:
+        """Put a policy in force, in place of the one with the same reference."""
+        old = self._policies.get(policy.ref)
+        if old == policy:
+            return
+        self._policies[policy.ref] = policy
+        for selector in _peers_of(policy):
+            self._acquire(selector)
+        self._subjects.acquire(policy.subject)
+        if old is not None:
+            self._withdraw(old)
+        self._policies_of[policy.subject.id].add(policy.ref)
+        self._dirty_identities |= self._subjects.members(policy.subject.id)
+
+    def remove_policy(self, ref: PolicyRef) -> None:
+        """Take a policy out of force; nothing happens if it is not."""
+        old = self._policies.pop(ref, None)
+        if old is not None:
+            self._withdraw(old)
+
+    def set_identity(self, record: IdentityRecord) -> None:
+        """An identity exists."""
+        if record.id < FIRST_ALLOCATED or self._known.get(record.id) == record:
+            return
+        self.remove_identity(record.id)
+        self._known[record.id] = record
+        labels = labels_of(record)
+        self._index.add(record.id, labels)
+        self._peers.add(record.id, labels)
+        self._subjects.add(record.id, labels)
+        self._dirty_identities.add(record.id)
+
+    def remove_identity(self, identity: Identity) -> None:
+        """An identity does not exist; nothing happens if it is not known."""
+        if self._known.pop(identity, None) is not None:
+            self._index.remove(identity)
+            self._peers.remove(identity)
+            self._subjects.remove(identity)
+            self._dirty_identities.add(identity)
+
+    def keep_identities(self, present: set[Identity]) -> None:
+        """Remove every identity that is not present."""
+        for identity in [known for known in self._known if known not in present]:
+            self.remove_identity(identity)
+
+    def set_address(self, ip: str, identity: Identity) -> None:
+        """An address of the ipcache."""
+        old = self._addresses.get(ip)
+        if old is not None and old.identity == identity:
+            return
+        self.remove_address(ip)
+        place = Prefix.of_ip(ip)
+        self._addresses[ip] = _Address(identity, place)
+        self._addresses_of[identity].add(ip)
+        self._dirty_addresses.add(ip)
+        if identity >= FIRST_ALLOCATED:
+            self._space.add(place)
+            self._space_changed = True
+
+    def remove_address(self, ip: str) -> None:
+        """An address is not in the ipcache; nothing happens if it is not known."""
+        old = self._addresses.pop(ip, None)
+        if old is not None:
+            self._addresses_of[old.identity].discard(ip)
+            if not self._addresses_of[old.identity]:
+                del self._addresses_of[old.identity]
+            self._dirty_addresses.add(ip)
+            if old.identity >= FIRST_ALLOCATED:
+                self._space.discard(old.place)
+                self._space_changed = True
+
+    def keep_addresses(self, present: set[str]) -> None:
+        """Remove every address that is not present."""
+        for ip in [known for known in self._addresses if known not in present]:
+            self.remove_address(ip)
+
+    def set_node(self, node: str, pod_cidrs: Iterable[str]) -> None:
+        """A node's pod CIDRs; none when it is gone."""
+        self._space.set_node(node, pod_cidrs)
+        self._space_changed = True
+
+    def has_address(self, ip: str) -> bool:
+        """Whether the ipcache holds an address."""
+        return ip in self._addresses
+
+    def address_signature(self, ip: str, identity: Identity) -> Signature | None:
+        """The signature of an address, None when the ipcache does not give it to this identity."""
+        address = self._addresses.get(ip)
+        if address is None or address.identity != identity:
+            return None
+        return self._peers.signature(identity) | self._blocks.matching(address.place)
+
+    def prefix_signature(self, cidr: str) -> Signature:
+        """The signature of the addresses of a prefix outside the ipcache."""
+        return self._blocks.matching(Prefix.of_cidr(cidr))
+
+    def refresh(self) -> set[str]:
+        """Bring the desired state up to date; returns the keys whose desired value changed."""
+        changed: set[str] = set()
+        if self._space_changed or self._blocks_changed:
+            self._refresh_everywhere()
+        if self._blocks_changed:
+            changed |= self._refresh_prefixes()
+            self._dirty_addresses.update(self._addresses)
+        changed |= self._refresh_identities()
+        changed |= self._refresh_addresses()
+        self._blocks_changed = self._space_changed = False
+        return changed
+
+    def _acquire(self, selector: PeerSelector) -> None:
+        if isinstance(selector, BlockSelector):
+            self._blocks_changed |= self._blocks.acquire(selector)
+        else:
+            self._dirty_identities |= self._peers.acquire(selector)
+
+    def _withdraw(self, policy: Policy) -> None:
+        self._dirty_identities |= self._subjects.members(policy.subject.id)
+        self._subjects.release(policy.subject)
+        self._policies_of[policy.subject.id].discard(policy.ref)
+        if not self._policies_of[policy.subject.id]:
+            del self._policies_of[policy.subject.id]
+        for selector in _peers_of(policy):
+            if isinstance(selector, BlockSelector):
+                self._blocks_changed |= self._blocks.release(selector)
+            else:
+                self._dirty_identities |= self._peers.release(selector)
+
+    def _refresh_everywhere(self) -> None:
+        space = self._space.prefixes
+        if space == self._everywhere_of and not self._blocks_changed:
+            return
+        self._everywhere_of = space
+        everywhere = self._blocks.covering(space)
+        if everywhere != self._everywhere:
+            self._everywhere = everywhere
+            self._dirty_identities.update(self._known)
+
+    def _refresh_prefixes(self) -> set[str]:
+        desired = {
+            prefix_key(cidr): PrefixState(cidr, signature) for cidr, signature in self._blocks.prefixes()
+        }
+        changed = {key for key, state in desired.items() if self.prefixes.get(key) != state}
+        changed |= self.prefixes.keys() - desired.keys()
+        self.prefixes = desired
+        return changed
+
+    def _refresh_identities(self) -> set[str]:
+        changed: set[str] = set()
+        dirty, self._dirty_identities = self._dirty_identities, set()
+        found: dict[tuple[Signature, Direction], tuple[Policy, ...]] = {}
+        for identity in dirty:
+            key = identity_key(identity)
+            old = self.identities.get(key)
+            state = self._identity_state(identity, found)
+            if old is not None:
+                for id in (old.ingress, old.egress):
+                    if id is not None:
+                        self._sets.release(id)
+            if state == old:
+                continue
+            changed.add(key)
+            if state is None:
+                del self.identities[key]
+            else:
+                self.identities[key] = state
+            if old is None or state is None or old.signature != state.signature:
+                self._dirty_addresses |= self._addresses_of.get(identity, set())
+        return changed
+
+    def _identity_state(
+        self, identity: Identity, found: dict[tuple[Signature, Direction], tuple[Policy, ...]]
+    ) -> IdentityState | None:
+        if identity < FIRST_ALLOCATED:
+            return IdentityState(NO_SELECTOR, None, None)
+        if identity not in self._known:
+            return None
+        selected_by = self._subjects.signature(identity)
+        sets: list[SetId | None] = []
+        for direction in (Direction.INGRESS, Direction.EGRESS):
+            policies = found.get((selected_by, direction))
+            if policies is None:
+                policies = tuple(self._governing(selected_by, direction=direction))
+                found[selected_by, direction] = policies
+            sets.append(self._sets.acquire(policies, direction=direction) if policies else None)
+        return IdentityState(self._peers.signature(identity) | self._everywhere, sets[0], sets[1])
+
+    def _governing(self, selected_by: Signature, *, direction: Direction) -> list[Policy]:
+        refs = {ref for id in selected_by for ref in self._policies_of[id]}
+        policies = (self._policies[ref] for ref in sorted(refs))
+        return [policy for policy in policies if policy.governing(direction) is not None]
+
+    def _refresh_addresses(self) -> set[str]:
+        changed: set[str] = set()
+        dirty, self._dirty_addresses = self._dirty_addresses, set()
+        if not len(self._blocks) and not self.addresses:
+            return changed
+        for ip in dirty:
+            key = address_key(ip)
+            state = self._address_state(ip)
+            if state == self.addresses.get(key):
+                continue
+            changed.add(key)
+            if state is None:
+                del self.addresses[key]
+            else:
+                self.addresses[key] = state
+        return changed
+
+    def _address_state(self, ip: str) -> AddressState | None:
+        address = self._addresses.get(ip)
+        if address is None:
+            return None
+        owner = self.identities.get(identity_key(address.identity))
+        if owner is None:
+            return None
+        signature = self._peers.signature(address.identity) | self._blocks.matching(address.place)
+        return None if signature == owner.signature else AddressState(ip, address.identity, signature)
+
+
+def _peers_of(policy: Policy) -> Iterator[PeerSelector]:
+    for side in (policy.ingress, policy.egress):
+        for rule in side.rules if side is not None else ():
+            yield from rule.peers or ()

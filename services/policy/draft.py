@@ -1,0 +1,331 @@
+"""One publication: from what is published towards what is desired, in one step that breaks nothing.
+
+Readers apply a commit in the order rows added, classes flipped (new entries of prefixes and addresses, then
+identities; taking away an entry is a flip too), subjects' sets flipped, rows and sets deleted; and a reader
+may come from any commit that is not released yet. So this holds for every publication:
+
+* each member (identity, address, prefix) flips to a class that says the same as its published class to every
+  *old* set (published, not desired, not released) and the same as its desired class to every desired set.
+  That is its desired signature with those selectors of its published class that only old sets ask for;
+* old sets get, for the class a member flips to, the row that they have for the class it comes from. Where two
+  members would meet in one class but old sets tell them apart, which can only be when this process does
+  not know the old sets' selectors, the published class itself becomes part of the new signature;
+* what is not desired any more stays until it is released. An address or prefix entry is retired only while
+  it says what is said without it, so it does not matter whether it leaves before or after other flips.
+
+Once nothing old is left, the same step leads to the desired state exactly.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from services.policy.blocks import Prefix
+from services.policy.classes import ClassTable
+from services.policy.compiler import Compiler
+from services.policy.ids import Element, Signature, was
+from services.policy.published import Member, Published, set_key
+from services.policy.sets import CompiledSet
+from shared.contract.base import ClassId, Identity, Message, SetId
+from shared.contract.policy import AddressClass, CidrClass, IdentityPolicy, PolicySet, Row
+
+Move = tuple[ClassId | None, Signature]
+"""A member's published class (None: it had none) and its desired signature."""
+
+
+def class_name(id: ClassId) -> str:
+    """The name of a class for retirement."""
+    return f"class.{id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a draft is made from; nothing of it is changed."""
+
+    desired: Compiler
+    published: Published
+    classes: ClassTable
+    selectors_of: Mapping[SetId, Signature]
+    """Selectors of old sets that this process has compiled."""
+    complete: frozenset[SetId]
+    """Published sets that have a row for every held class which needs one."""
+    released: Callable[[str], bool]
+
+
+@dataclass(slots=True)
+class Draft:
+    """A publication without its commit."""
+
+    sets: dict[SetId, PolicySet | None] = field(default_factory=dict)
+    members: dict[str, Member | None] = field(default_factory=dict)
+    held: set[ClassId] = field(default_factory=set)
+    """Classes of which the rows will speak."""
+    waiting: set[str] = field(default_factory=set)
+    """Keys that are not as desired yet."""
+    told_apart: dict[SetId, set[Element]] = field(default_factory=dict)
+    """New elements by the old set that asks for them."""
+
+    @property
+    def items(self) -> list[tuple[str, Message | None]]:
+        """Puts and then deletions in the order in which they are to be stored."""
+        puts = [(key, member) for key, member in self.members.items() if member is not None]
+        gone = [key for key, member in self.members.items() if member is None]
+        return [
+            *((set_key(id), value) for id, value in sorted(self.sets.items()) if value is not None),
+            *sorted(puts, key=_put_order),
+            *((key, None) for key in sorted(gone)),
+            *((set_key(id), None) for id, value in sorted(self.sets.items()) if value is None),
+        ]
+
+
+def draft(context: Context, scope: Iterable[str] | None) -> Draft:
+    """The next publication; only members in ``scope`` are looked at, all of them when it is None."""
+    return _Drafter(context).draft(scope)
+
+
+class _Drafter:
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._desired = context.desired
+        self._published = context.published
+        self._classes = context.classes
+        self._result = Draft()
+        self._old: dict[SetId, PolicySet] = {}
+        self._relevant: set[Element] = set()
+
+    def draft(self, scope: Iterable[str] | None) -> Draft:
+        published, desired = self._published, self._desired
+        everything = (
+            desired.identities, desired.addresses, desired.prefixes,
+            published.identities, published.addresses, published.prefixes,
+        )  # fmt: skip
+        keys = set().union(*everything) if scope is None else set(scope)
+        keys |= {key for key in published.unreadable if not key.startswith("set.")}
+        staying = {key for key in keys if self._stays(key)}
+        self._result.waiting |= staying
+        keys -= staying
+        self._find_old_sets()
+        targets = self._targets({key: move for key in keys if (move := self._move(key)) is not None})
+        self._put_members(keys, targets)
+        self._put_sets(targets)
+        return self._result
+
+    def _stays(self, key: str) -> bool:
+        """Whether the key is of a peer that is gone, and has to stay as it is until released."""
+        published = self._published.member(key)
+        if published is None or self._is_desired(key) or self._context.released(key):
+            return False
+        match published:
+            case IdentityPolicy():
+                return True
+            case AddressClass():
+                # An address that is another's by now is not waited for: readers withhold it until then.
+                return not self._desired.has_address(published.ip)
+            case CidrClass():
+                return False
+
+    def _find_old_sets(self) -> None:
+        for id, value in self._published.sets.items():
+            if id in self._desired.sets:
+                continue
+            # An identity that is gone was retired no later than its sets, so none is left without them.
+            if self._context.released(set_key(id)):
+                self._result.sets[id] = None
+            else:
+                self._old[id] = value
+                self._relevant |= self._context.selectors_of.get(id, frozenset())
+
+    def _move(self, key: str) -> Move | None:
+        """None when there is no such member, or is to be none."""
+        published = self._published.member(key)
+        if (identity := self._desired.identities.get(key)) is not None:
+            return (published.peer_class if published else None, identity.signature)
+        if (address := self._desired.addresses.get(key)) is not None:
+            same = isinstance(published, AddressClass) and published.identity == address.identity
+            return (
+                published.peer_class if published and same else self._published.class_of(address.identity),
+                address.signature,
+            )
+        if (prefix := self._desired.prefixes.get(key)) is not None:
+            return (
+                published.peer_class if published else self._published.class_around(prefix.cidr),
+                prefix.signature,
+            )
+        if self._context.released(key):
+            return None
+        match published:
+            case AddressClass():
+                signature = self._desired.address_signature(published.ip, published.identity)
+                return None if signature is None else (published.peer_class, signature)
+            case CidrClass():
+                return (published.peer_class, self._desired.prefix_signature(published.cidr))
+            case _:
+                return None
+
+    def _targets(self, moves: Mapping[str, Move]) -> dict[str, tuple[ClassId | None, ClassId]]:
+        """Where each member comes from and flips to."""
+        distinct = set(moves.values())
+        for _, signature in distinct:
+            self._classes.id_of(signature)  # so that published classes with desired signatures are known
+        chosen = {move: self._next_signature(move) for move in distinct}
+        if self._old:
+            self._tell_apart(chosen)
+        ids = {move: self._classes.id_of(signature) for move, signature in chosen.items()}
+        for key, move in moves.items():
+            if chosen[move] != move[1]:
+                self._result.waiting.add(key)
+        return {key: (move[0], ids[move]) for key, move in moves.items()}
+
+    def _next_signature(self, move: Move) -> Signature:
+        published, desired = move
+        known = self._classes.signature(published) if published is not None else None
+        if known is None or not self._relevant:
+            return desired
+        carried = (known - desired) & self._relevant
+        return desired.union(element for element in carried if not self._desired.is_live(element))
+
+    def _tell_apart(self, chosen: dict[Move, Signature]) -> None:
+        sources: defaultdict[Signature, set[ClassId]] = defaultdict(set)
+        for (published, _), signature in chosen.items():
+            if published is not None:
+                sources[signature].add(published)
+        for signature, classes in sources.items():
+            target = self._classes.id_of(signature)
+            first = target if target in self._classes.held else min(classes)
+            apart = {one for one in classes if one != first and self._verdicts(one) != self._verdicts(first)}
+            for move, current in list(chosen.items()):
+                if move[0] is not None and move[0] in apart and current == signature:
+                    element = was(move[0], sequence=self._published.known)
+                    chosen[move] = signature | {element}
+                    for id in self._old:
+                        self._result.told_apart.setdefault(id, set()).add(element)
+
+    def _verdicts(self, peer_class: ClassId) -> tuple[Row | None, ...]:
+        return tuple(value.rows.get(peer_class) for value in self._old.values())
+
+    def _put_members(self, keys: set[str], targets: Mapping[str, tuple[ClassId | None, ClassId]]) -> None:
+        for key in keys:
+            target = targets.get(key)
+            value = None if target is None else self._member(key, target[1])
+            published = self._published.member(key)
+            if value != published or key in self._published.unreadable:
+                self._result.members[key] = value
+            if value is not None and not self._is_desired(key):
+                self._result.waiting.add(key)
+
+    def _is_desired(self, key: str) -> bool:
+        desired = self._desired
+        return key in desired.identities or key in desired.addresses or key in desired.prefixes
+
+    def _member(self, key: str, peer_class: ClassId) -> Member | None:
+        if (identity := self._desired.identities.get(key)) is not None:
+            return IdentityPolicy(
+                identity=Identity(int(key.removeprefix("identity."))),
+                peer_class=peer_class,
+                ingress=identity.ingress,
+                egress=identity.egress,
+            )
+        if (address := self._desired.addresses.get(key)) is not None:
+            return AddressClass(ip=address.ip, identity=address.identity, peer_class=peer_class)
+        if (prefix := self._desired.prefixes.get(key)) is not None:
+            return CidrClass(cidr=prefix.cidr, peer_class=peer_class)
+        match self._published.member(key):
+            case AddressClass() as old:
+                return AddressClass(ip=old.ip, identity=old.identity, peer_class=peer_class)
+            case CidrClass() as old:
+                return CidrClass(cidr=old.cidr, peer_class=peer_class)
+            case _:
+                return None
+
+    def _put_sets(self, targets: Mapping[str, tuple[ClassId | None, ClassId]]) -> None:
+        used = self._used_after()
+        held = self._classes.held
+        dead = {id for id in held - used if self._context.released(class_name(id))}
+        born = (used - held) | (self._classes.learned & used)
+        self._result.held = (held - dead) | born
+        flips = {(old, new) for old, new in targets.values() if old is not None and old != new}
+        for value in self._old.values():
+            rows = {peer: row for peer, row in value.rows.items() if peer not in dead}
+            for old, new in flips:
+                if new in born and (row := value.rows.get(old)) is not None:
+                    rows[new] = row
+            self._put_set(_with_rows(value, rows))
+        signatures = {id: self._classes.signature(id) or frozenset() for id in born}
+        elements = frozenset().union(*signatures.values())
+        for compiled in self._desired.sets.values():
+            old_set = self._published.sets.get(compiled.id)
+            if old_set is None or compiled.id not in self._context.complete:
+                self._put_set(self._whole(compiled, signatures, dead=dead))
+            elif not elements.isdisjoint(compiled.selectors) or not dead.isdisjoint(old_set.rows):
+                rows = {peer: row for peer, row in old_set.rows.items() if peer not in dead}
+                self._put_set(_with_rows(old_set, rows | _rows(compiled, signatures)))
+        for key in self._published.unreadable:
+            id = SetId(key.removeprefix("set."))
+            if key.startswith("set.") and id not in self._result.sets and id not in self._old:
+                live = self._desired.sets.get(id)
+                self._result.sets[id] = None if live is None else self._whole(live, signatures, dead=dead)
+
+    def _used_after(self) -> set[ClassId]:
+        users = Counter(self._published.class_users)
+        for key, value in self._result.members.items():
+            published = self._published.member(key)
+            if published is not None:
+                users[published.peer_class] -= 1
+            if value is not None:
+                users[value.peer_class] += 1
+        return {id for id, count in users.items() if count > 0}
+
+    def _whole(
+        self, compiled: CompiledSet, born: Mapping[ClassId, Signature], *, dead: set[ClassId]
+    ) -> PolicySet:
+        signatures = dict(born)
+        for id in self._classes.held_with(compiled.selectors) - dead:
+            signatures[id] = self._classes.signature(id) or frozenset()
+        rows: dict[ClassId, Row] = {}
+        if (published := self._published.sets.get(compiled.id)) is not None:
+            for id, row in published.rows.items():
+                if id in self._result.held and self._classes.signature(id) is None:
+                    rows[id] = row
+        rows |= _rows(compiled, signatures)
+        return PolicySet(
+            id=compiled.id,
+            direction=compiled.direction,
+            policies=compiled.policies,
+            rules=compiled.rules,
+            default=compiled.default,
+            rows=dict(sorted(rows.items())),
+        )
+
+    def _put_set(self, value: PolicySet) -> None:
+        if value != self._published.sets.get(value.id) or set_key(value.id) in self._published.unreadable:
+            self._result.sets[value.id] = value
+
+
+def _rows(compiled: CompiledSet, signatures: Mapping[ClassId, Signature]) -> dict[ClassId, Row]:
+    found = ((id, compiled.row(signature)) for id, signature in signatures.items())
+    return {id: row for id, row in found if row is not None}
+
+
+def _with_rows(value: PolicySet, rows: Mapping[ClassId, Row]) -> PolicySet:
+    return PolicySet(
+        id=value.id,
+        direction=value.direction,
+        policies=value.policies,
+        rules=value.rules,
+        default=value.default,
+        rows=dict(sorted(rows.items())),
+    )
+
+
+def _put_order(item: tuple[str, Member]) -> tuple[int, int, str]:
+    """Exceptions first: longest prefixes, then addresses, then the identities that they are exceptions to."""
+    key, member = item
+    match member:
+        case CidrClass():
+            return (0, -Prefix.of_cidr(member.cidr).length, key)
+        case AddressClass():
+            return (1, 0, key)
+        case _:
+            return (2, 0, key)

@@ -1,0 +1,169 @@
+"""Plans publications one after another, and remembers between them what a single one cannot know.
+
+:meth:`Planner.plan` changes nothing; :meth:`Planner.committed` does, once the publication is stored. When
+storing fails half-way, the mirror must be read again and :meth:`Planner.adopt` starts anew from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from services.policy.classes import ClassTable
+from services.policy.compiler import Compiler
+from services.policy.draft import Context, Draft, class_name, draft
+from services.policy.ids import Signature
+from services.policy.published import Published, set_key
+from services.policy.retirement import Patience, Retirement
+from shared.contract.base import Message, SetId
+from shared.contract.names import COMMIT_KEY
+from shared.contract.policy import Commit
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What to put, in order; the last item is the commit."""
+
+    items: tuple[tuple[str, Message | None], ...]
+    draft: Draft
+    generation: int
+    """Of the mirror that it was planned from."""
+
+
+class Planner:
+    """From the compiler's desired state and the mirror of the bucket to publications."""
+
+    def __init__(self, desired: Compiler, *, patience: Patience) -> None:
+        self._desired = desired
+        self._retirement = Retirement(patience)
+        self._classes = ClassTable()
+        self._selectors_of: dict[SetId, Signature] = {}
+        self._complete: frozenset[SetId] = frozenset()
+        self._waiting: set[str] = set()
+        self._changed: set[str] = set()
+        self._all = True
+        self._generation = 0
+        self.published = Published()
+
+    @property
+    def pending(self) -> int:
+        """How many retired things wait to be taken away."""
+        return len(self._retirement)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the published rows speak of."""
+        return len(self._classes.held)
+
+    def adopt(self, published: Published) -> None:
+        """Start from a mirror that was read anew, or changed by others.
+
+        What is retired counts from then on: another writer may have had it in use meanwhile.
+        """
+        self._generation += 1
+        self.published = published
+        published.expected = {}
+        self._retirement.update((), revision=0, now=0.0)
+        self._complete = frozenset()
+        self._all = True
+        rows = {id for value in published.sets.values() for id in value.rows}
+        self._classes.hold(rows | published.class_users.keys())
+
+    def plan(self, *, realised: float, now: float, time: str) -> Publication | None:
+        """The next publication, None when there is nothing to publish.
+
+        ``realised`` is the least revision that every node has realised (infinite without nodes), ``now`` the
+        monotonic clock in seconds and ``time`` the wall clock for the commit, RFC 3339.
+        """
+        self._changed |= self._desired.refresh()
+        context = Context(
+            desired=self._desired,
+            published=self.published,
+            classes=self._classes,
+            selectors_of=self._selectors_of,
+            complete=self._complete,
+            released=lambda name: self._retirement.released(name, realised=realised, now=now),
+        )
+        made = draft(context, None if self._all else self._changed | self._waiting)
+        commit = self._commit(made, time=time)
+        items = made.items
+        if not items and self.published.is_committed and self._says_the_same(commit):
+            self._remember(made, revision=self.published.revision, now=now)
+            return None
+        return Publication((*items, (COMMIT_KEY, commit)), made, self._generation)
+
+    def sending(self, publication: Publication) -> None:
+        """The publication is on its way: its echoes, which may overtake the acknowledgement, are no news."""
+        self.published.expected = dict(publication.items)
+
+    def committed(self, publication: Publication, *, revision: int, now: float) -> None:
+        """The publication is stored; ``revision`` is the sequence number of its commit.
+
+        If others wrote meanwhile, the mirror has to read what is there before the next plan.
+        """
+        if publication.generation != self._generation:
+            self.adopt(self.published)
+            return
+        for key, value in publication.items:
+            self.published.enter(key, value, revision=revision)
+        self.published.expected = {}
+        self._remember(publication.draft, revision=revision, now=now)
+
+    def next_release(self, *, realised: float, now: float) -> float | None:
+        """When a plan may find more to take away if nothing else happens; on the clock of ``now``."""
+        return self._retirement.next_due(realised=realised, now=now)
+
+    def _remember(self, made: Draft, *, revision: int, now: float) -> None:
+        self._all = False
+        self._changed.clear()
+        self._waiting = made.waiting
+        self._classes.hold(made.held)
+        self._complete = frozenset(self._desired.sets)
+        selectors_of = {id: value.selectors for id, value in self._desired.sets.items()}
+        for id in self.published.sets.keys() - selectors_of.keys():
+            known = self._selectors_of.get(id, frozenset())
+            selectors_of[id] = known | made.told_apart.get(id, set())
+        self._selectors_of = selectors_of
+        self._retirement.update(self._retired(), revision=revision, now=now)
+
+    def _retired(self) -> Iterator[str]:
+        published, desired = self.published, self._desired
+        yield from (set_key(id) for id in published.sets.keys() - desired.sets.keys())
+        yield from (class_name(id) for id in self._classes.held - published.class_users.keys())
+        yield from published.identities.keys() - desired.identities.keys()
+        for key in published.addresses.keys() - desired.addresses.keys():
+            if published.is_redundant(key) or not desired.has_address(published.addresses[key].ip):
+                yield key
+        for key in published.prefixes.keys() - desired.prefixes.keys():
+            if published.is_redundant(key):
+                yield key
+
+    def _commit(self, made: Draft, *, time: str) -> Commit:
+        published = self.published
+        identities = len(published.identities)
+        for key, member in made.members.items():
+            if key.startswith("identity."):
+                identities += (member is not None) - (key in published.identities)
+        sets = {id: len(value.rows) for id, value in published.sets.items()}
+        for id, value in made.sets.items():
+            if value is None:
+                sets.pop(id, None)
+            else:
+                sets[id] = len(value.rows)
+        return Commit(
+            time=time,
+            policies=len(self._desired.policies),
+            identities=identities,
+            sets=len(sets),
+            rows=sum(sets.values()),
+        )
+
+    def _says_the_same(self, commit: Commit) -> bool:
+        old = self.published.commit
+        return old is not None and old == Commit(
+            time=old.time,
+            policies=commit.policies,
+            identities=commit.identities,
+            sets=commit.sets,
+            rows=commit.rows,
+        )

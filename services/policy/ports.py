@@ -1,0 +1,73 @@
+"""``ports`` of a rule: numbers, ``endPort`` ranges, whole protocols.
+
+A named port means another number for each destination pod, which the model cannot say; it is refused in
+:func:`_refuse_name` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from services.policy.faults import Faults
+from services.policy.model import PortMatch
+from services.policy.raw import RawPort
+from shared.contract.base import Protocol
+
+LAST_PORT = 65535
+PROTOCOLS = frozenset((Protocol.TCP, Protocol.UDP, Protocol.SCTP))
+"""``core/v1.Protocol``; a policy names no others."""
+
+
+def read_ports(raw: Sequence[RawPort] | None, *, path: str, faults: Faults) -> tuple[PortMatch, ...] | None:
+    """Sorted disjoint port ranges; None, all traffic, when the list is absent or empty."""
+    if not raw:
+        return None
+    ports = [_read_port(port, path=f"{path}[{index}]", faults=faults) for index, port in enumerate(raw)]
+    return _merge([port for port in ports if port is not None])
+
+
+def _read_port(raw: RawPort, *, path: str, faults: Faults) -> PortMatch | None:
+    name = raw.protocol or Protocol.TCP
+    if name not in PROTOCOLS:
+        faults.add(f"{path}.protocol", f"{name!r} cannot be selected", remedy="use TCP, UDP or SCTP")
+        return None
+    protocol = Protocol(name)
+    if raw.port is None:
+        if raw.end_port is not None:
+            faults.add(f"{path}.endPort", "a range has no start", remedy="set port to its first port")
+            return None
+        return PortMatch(protocol, 0, LAST_PORT)
+    if isinstance(raw.port, str):
+        _refuse_name(raw.port, path=path, faults=faults)
+        return None
+    last = raw.port if raw.end_port is None else raw.end_port
+    if not 1 <= raw.port <= LAST_PORT:
+        faults.add(f"{path}.port", f"{raw.port} is not a port", remedy=f"use a number from 1 to {LAST_PORT}")
+        return None
+    if not raw.port <= last <= LAST_PORT:
+        faults.add(
+            f"{path}.endPort",
+            f"{last} does not end a range that begins with {raw.port}",
+            remedy=f"use a number from port to {LAST_PORT}",
+        )
+        return None
+    return PortMatch(protocol, raw.port, last)
+
+
+def _refuse_name(name: str, *, path: str, faults: Faults) -> None:
+    faults.add(
+        f"{path}.port",
+        f"the named port {name!r} differs from pod to pod and is not supported",
+        remedy="use the number of the container port",
+    )
+
+
+def _merge(ports: list[PortMatch]) -> tuple[PortMatch, ...]:
+    merged: list[PortMatch] = []
+    for port in sorted(ports):
+        last = merged[-1] if merged else None
+        if last is not None and last.protocol is port.protocol and port.first <= last.last + 1:
+            merged[-1] = PortMatch(port.protocol, last.first, max(last.last, port.last))
+        else:
+            merged.append(port)
+    return tuple(merged)

@@ -1,0 +1,344 @@
+"""The service as a process between a real NATS server and a real (embedded) API server."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from deploy.lab.apiserver import ApiServer
+from shared.bus import BucketStore, Bus
+from shared.contract.base import Identity, Message
+from shared.contract.identity import IdentityRecord
+from shared.contract.names import Bucket, event_subject
+from shared.contract.node import Event
+from shared.contract.policy import POLICY_TYPES, Commit, IdentityPolicy
+from shared.kubernetes import NETWORK_POLICIES, Kubernetes
+from tests.buckets import Followed, lose, unwritten
+from tests.nats_server import NatsServer
+from tests.service_process import Launch, ServiceProcess
+from tests.services.policy.cluster import DB, OWN, WEB, Node, apply, let_in, record, set_of, status, web_to_db
+from tests.waiting import eventually
+
+
+async def test_from_policy_to_publication_and_back(
+    identities: BucketStore[IdentityRecord],
+    kubernetes: Kubernetes,
+    start: Launch,
+    published: Followed,
+    statuses: Followed,
+) -> None:
+    process = await start()
+    await eventually(lambda: f"identity.{DB}" in published.values)
+    assert let_in(published, subject=DB, peer=WEB) is None
+    await apply(kubernetes, "db", **web_to_db())
+    await eventually(lambda: let_in(published, subject=DB, peer=WEB) == [(80, 80)])
+    assert let_in(published, subject=DB, peer=DB) == []
+    accepted = await eventually(lambda: status(statuses, "db"))
+    assert (accepted.accepted, accepted.subjects, accepted.rules) == (True, 1, 1)
+    commits = [value for key, value in published.history if key == "commit"]
+    assert isinstance(commits[-1], Commit)
+    assert commits[-1].policies == 1
+
+    await kubernetes.patch(NETWORK_POLICIES, {"spec": web_to_db(8080)}, name="db", namespace="default")
+    await eventually(lambda: let_in(published, subject=DB, peer=WEB) == [(8080, 8080)])
+    edited = await eventually(
+        lambda: (now := status(statuses, "db")) and now.resource_version != accepted.resource_version and now
+    )
+    assert edited.revision > accepted.revision
+
+    other = Identity(300)
+    await identities.put(str(other), record(other, "db"))
+    await eventually(lambda: let_in(published, subject=other, peer=WEB) == [(8080, 8080)])
+    await eventually(lambda: (now := status(statuses, "db")) and now.subjects == 2)
+    assert status(statuses, "db").revision == edited.revision  # type: ignore[union-attr]  # seen above
+
+    await kubernetes.delete(NETWORK_POLICIES, name="db", namespace="default")
+    await eventually(lambda: let_in(published, subject=DB, peer=WEB) is None)
+    await eventually(lambda: status(statuses, "db") is None)
+    await eventually(lambda: not any(key.startswith("set.") for key in published.values))
+    code, metrics = await process.page("metrics")
+    assert code == 200
+    assert "stentor_policy_policies 0.0" in metrics
+    assert await process.stop() == 0
+
+
+def _lets_in(published: Followed, port: int) -> bool:
+    return let_in(published, subject=DB, peer=WEB) == [(port, port)]
+
+
+async def test_every_commit_is_complete_in_itself(
+    identities: BucketStore[IdentityRecord],
+    bus: Bus,
+    kubernetes: Kubernetes,
+    start: Launch,
+    published: Followed,
+) -> None:
+    """Whatever is committed names only sets that are there."""
+    await start()
+    for number in range(10):
+        await apply(kubernetes, f"p-{number}", **web_to_db(1000 + number))
+        await eventually(partial(_lets_in, published, 1000 + number))
+        await kubernetes.delete(NETWORK_POLICIES, name=f"p-{number}", namespace="default")
+    await unwritten(bus, OWN, seconds=0.6)
+    state: dict[str, Message] = {}
+    commits = 0
+    for key, value in published.history:
+        if value is None:
+            state.pop(key, None)
+        else:
+            state[key] = value
+        if key != "commit":
+            continue
+        commits += 1
+        for each in state.values():
+            if isinstance(each, IdentityPolicy):
+                assert all(f"set.{id}" in state for id in (each.ingress, each.egress) if id is not None)
+    assert commits >= 10
+
+
+async def test_a_refused_policy_is_told_once_and_touches_no_other(
+    identities: BucketStore[IdentityRecord],
+    bus: Bus,
+    kubernetes: Kubernetes,
+    start: Launch,
+    published: Followed,
+    statuses: Followed,
+) -> None:
+    events: list[Event] = []
+
+    async def listen() -> None:
+        subject = event_subject(cluster=bus.cluster, service="policy", kind="policy-rejected")
+        async for _, event in bus.subscribe(subject, as_type=Event):
+            events.append(event)
+
+    listening = asyncio.create_task(listen())
+    first = await start()
+    await apply(kubernetes, "good", **web_to_db())
+    await apply(kubernetes, "named", **web_to_db("http"))
+    await apply(kubernetes, "other", podSelector={"matchLabels": {"app": "web"}})
+    refused = await eventually(lambda: status(statuses, "named"))
+    (error,) = refused.errors
+    assert (refused.accepted, refused.revision) == (False, 0)
+    assert error.field == "spec.ingress[0].ports[0].port"
+    assert "'http'" in error.reason
+    assert error.remedy
+    await eventually(lambda: let_in(published, subject=DB, peer=WEB) == [(80, 80)])
+    await eventually(lambda: let_in(published, subject=WEB, peer=DB) == [])
+    named = set_of(published, DB)
+    assert named is not None
+    assert [ref.name for ref in named.policies] == ["good"]
+    await eventually(lambda: events)
+    assert events[0].object == "NetworkPolicy default/named"
+    assert error.field in events[0].message
+
+    await first.kill()
+    await start()
+    await unwritten(bus, OWN, seconds=0.6)
+    assert len(events) == 1, "once for each version of the object, restarts included"
+    await kubernetes.patch(NETWORK_POLICIES, {"spec": web_to_db(81)}, name="named", namespace="default")
+    await eventually(lambda: (now := status(statuses, "named")) and now.accepted)
+    # Adjacent ports of two policies stay two ranges: each names the rule that decided.
+    await eventually(lambda: let_in(published, subject=DB, peer=WEB) == [(80, 80), (81, 81)])
+    listening.cancel()
+    await asyncio.wait([listening])
+
+
+async def test_a_restart_writes_nothing_and_then_only_what_changed(
+    identities: BucketStore[IdentityRecord],
+    bus: Bus,
+    kubernetes: Kubernetes,
+    start: Launch,
+    published: Followed,
+    statuses: Followed,
+) -> None:
+    await apply(kubernetes, "db", **web_to_db())
+    await apply(kubernetes, "named", **web_to_db("http"))
+    first = await start()
+    await eventually(lambda: let_in(published, subject=DB, peer=WEB) == [(80, 80)])
+    before = await unwritten(bus, OWN, seconds=1.5)
+    await first.kill()
+    second = await start()
+    assert await unwritten(bus, OWN, seconds=1.5) == before
+    await second.kill()
+
+    await kubernetes.delete(NETWORK_POLICIES, name="db", namespace="default")
+    written = len(published.history)
+    await start()
+    await eventually(lambda: let_in(published, subject=DB, peer=WEB) is None)
+    await eventually(lambda: status(statuses, "db") is None)
+    changed = {key for key, _ in published.history[written:]}
+    assert f"identity.{DB}" in changed
+    assert "identity.2" not in changed
+
+
+async def test_nothing_is_published_before_all_inputs_were_read(
+    bus: Bus, kubernetes: Kubernetes, start: Launch, published: Followed
+) -> None:
+    """Without the identity service's buckets a commit would say that no pod is protected."""
+    await apply(kubernetes, "db", **web_to_db())
+    process = await start(ready=False)
+    await eventually(lambda: _serves(process))
+    await asyncio.sleep(1.0)
+    assert not published.values
+    code, reasons = await process.page("readyz")
+    assert code == 503
+    assert "identities: not read yet" in reasons
+    assert "networkpolicies" not in reasons
+
+
+async def _serves(process: ServiceProcess) -> bool:
+    try:
+        return "networkpolicies" not in (await process.page("readyz"))[1]
+    except OSError:
+        return False
+
+
+async def test_an_api_server_that_is_away_at_the_start_opens_nothing(
+    identities: BucketStore[IdentityRecord],
+    bus: Bus,
+    server: ApiServer,
+    kubernetes: Kubernetes,
+    start: Launch,
+    published: Followed,
+) -> None:
+    await apply(kubernetes, "db", **web_to_db())
+    first = await start()
+    await eventually(lambda: let_in(published, subject=DB, peer=WEB) == [(80, 80)])
+    await first.kill()
+    await server.stop()
+    before = await unwritten(bus, OWN, seconds=0.6)
+    await start(ready=False)
+    await identities.put("300", record(Identity(300), "new"))
+    await asyncio.sleep(2.0)
+    assert await unwritten(bus, OWN, seconds=0.6) == before
+
+
+async def test_nats_killed_and_started_again(
+    identities: BucketStore[IdentityRecord],
+    nats: NatsServer,
+    bus: Bus,
+    kubernetes: Kubernetes,
+    start: Launch,
+    published: Followed,
+) -> None:
+    process = await start()
+    await apply(kubernetes, "db", **web_to_db())
+    await eventually(lambda: let_in(published, subject=DB, peer=WEB) == [(80, 80)])
+    await nats.kill()
+    await kubernetes.patch(NETWORK_POLICIES, {"spec": web_to_db(8080)}, name="db", namespace="default")
+    await asyncio.sleep(1.0)
+    await nats.start()
+    await eventually(lambda: let_in(published, subject=DB, peer=WEB) == [(8080, 8080)])
+    await process.wait_ready()
+
+
+async def test_a_bucket_that_was_lost_is_published_anew(
+    identities: BucketStore[IdentityRecord],
+    bus: Bus,
+    kubernetes: Kubernetes,
+    start: Launch,
+    published: Followed,
+    statuses: Followed,
+) -> None:
+    process = await start()
+    await apply(kubernetes, "db", **web_to_db())
+    await eventually(lambda: let_in(published, subject=DB, peer=WEB) == [(80, 80)])
+    await unwritten(bus, OWN, seconds=0.6)
+    expected = {key: value for key, value in published.values.items() if key != "commit"}
+    before = len(published.history)
+    await lose(bus, Bucket.POLICY)
+    await eventually(lambda: len(published.history) >= before + len(expected))
+    await eventually(
+        lambda: {key: value for key, value in published.values.items() if key != "commit"} == expected
+    )
+    await eventually(lambda: "commit" in published.values)
+    await process.wait_ready()
+    store: BucketStore[Message] = await bus.bucket(Bucket.POLICY, as_type=POLICY_TYPES)
+    revision = await store.last_revision()
+    await eventually(lambda: (now := status(statuses, "db")) and 0 < now.revision <= revision)
+
+
+async def test_what_somebody_else_writes_is_put_right(
+    identities: BucketStore[IdentityRecord],
+    bus: Bus,
+    kubernetes: Kubernetes,
+    start: Launch,
+    published: Followed,
+) -> None:
+    await start()
+    await apply(kubernetes, "db", **web_to_db())
+    await eventually(lambda: let_in(published, subject=DB, peer=WEB) == [(80, 80)])
+    await unwritten(bus, OWN, seconds=0.6)
+    store: BucketStore[Message] = await bus.bucket(Bucket.POLICY, as_type=POLICY_TYPES)
+    good = published.values[f"identity.{DB}"]
+    opened = IdentityPolicy(identity=DB, peer_class=good.peer_class)
+    revision = await store.put(f"identity.{DB}", opened)
+
+    async def committed() -> bool:
+        commit = await store.get("commit")
+        return commit is not None and commit.revision > revision
+
+    await eventually(committed)
+    await eventually(lambda: published.values[f"identity.{DB}"] == good)
+
+
+async def test_what_vanishes_without_a_word_is_published_again(
+    identities: BucketStore[IdentityRecord], bus: Bus, start: Launch, published: Followed
+) -> None:
+    """No follower hears of a message that is deleted from the stream itself."""
+    await start("--verify-every=1")
+    await eventually(lambda: "commit" in published.values)
+    store: BucketStore[Message] = await bus.bucket(Bucket.POLICY, as_type=POLICY_TYPES)
+    entry = await store.get(f"identity.{DB}")
+    assert entry is not None
+    session = await bus.session()
+    await session.request(f"$JS.API.STREAM.MSG.DELETE.{store.stream}", b'{"seq": %d}' % entry.revision)
+    assert await store.get(f"identity.{DB}") is None
+
+    async def is_back() -> bool:
+        return await store.get(f"identity.{DB}") is not None
+
+    await eventually(is_back)
+
+
+async def test_two_replicas_publish_the_same_and_do_not_fight(
+    identities: BucketStore[IdentityRecord],
+    bus: Bus,
+    kubernetes: Kubernetes,
+    start: Launch,
+    published: Followed,
+) -> None:
+    first = await start()
+    await start()
+    for number in range(10):
+        await apply(kubernetes, f"p-{number}", **web_to_db(1000 + number))
+    await eventually(lambda: (named := set_of(published, DB)) and len(named.policies) == 10)
+    await unwritten(bus, OWN, seconds=2.0)
+    values = [value for key, value in published.history if key == f"identity.{DB}" and value is not None]
+    sets = [value.ingress for value in values if isinstance(value, IdentityPolicy)]
+    assert len(sets) == len(set(sets)), "no replica goes back to what was before"
+
+    await first.kill()
+    await kubernetes.delete(NETWORK_POLICIES, name="p-0", namespace="default")
+    await eventually(lambda: (named := set_of(published, DB)) and len(named.policies) == 9)
+
+
+async def test_a_node_that_lags_keeps_what_it_goes_by(
+    identities: BucketStore[IdentityRecord],
+    node: Node,
+    kubernetes: Kubernetes,
+    start: Launch,
+    published: Followed,
+) -> None:
+    await start()
+    await apply(kubernetes, "db", **web_to_db())
+    await eventually(lambda: let_in(published, subject=DB, peer=WEB) == [(80, 80)])
+    old = set_of(published, DB)
+    assert old is not None
+    node.lags = True
+    await kubernetes.patch(NETWORK_POLICIES, {"spec": web_to_db(8080)}, name="db", namespace="default")
+    await eventually(lambda: let_in(published, subject=DB, peer=WEB) == [(8080, 8080)])
+    await asyncio.sleep(2.0)
+    assert f"set.{old.id}" in published.values
+    await node.report()
+    await eventually(lambda: f"set.{old.id}" not in published.values)
