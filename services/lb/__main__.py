@@ -1,0 +1,25 @@
+"""``python -m services.lb``: one replica of the lb service."""
+
+from __future__ import annotations
+
+import argparse
+
+from services.lb.service import Options, open_service
+from shared.service import Runtime, add_min_interval, run_service
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Publishes every Kubernetes Service with its backends to NATS. Reads Services and EndpointSlices of "
+        "the Kubernetes API. Any number of replicas may run."
+    )
+    add_min_interval(parser, default=0.05)
+
+
+async def _main(runtime: Runtime) -> None:
+    options = Options(min_interval=runtime.settings.arguments.min_interval)
+    await (await open_service(runtime, options)).run()
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_service("lb", _main, add_arguments=_add_arguments))
