@@ -1,0 +1,337 @@
+/* The path of a packet through this node: find its connection, or decide about a new one, then send it on.
+ *
+ * A packet of a known connection costs one conntrack look-up: the entry holds verdict, translation and target, and is
+ * good while its epoch is the node's. Everything else goes through decide(). */
+
+/* What decide() works on and finds out. */
+struct F(decision) {
+	struct F(tuple) flow; /* from client to server, after translation: what policy is asked about */
+	__u8 asked;           /* EVENT_* */
+	__u8 pad[7];
+	struct F(peer) client;
+	struct F(peer) server;
+	__u64 egress_set;
+	__u64 ingress_set;
+	struct verdict egress;
+	struct verdict ingress;
+	struct F(ct_entry) fresh; /* the entry of a new connection */
+	struct event event;
+};
+
+/* What is read from a packet. */
+struct F(parsed) {
+	struct packet packet;
+	struct F(tuple) tuple;
+};
+
+/* Room for it on each CPU: the verifier then need not follow what is in it, and has the same to verify behind every way
+ * that parsing may take. */
+BPF_TABLE("percpu_array", __u32, struct F(parsed), F(parsings), 1);
+
+/* Room for one decision on each CPU: too large for the stack, and the verifier need not follow what is in it. */
+BPF_TABLE("percpu_array", __u32, struct F(decision), F(decisions), 1);
+
+/* An empty decision about a packet. */
+static __always_inline struct F(decision) * F(begin)(const struct F(tuple) * tuple)
+{
+	__u32 zero = 0;
+	struct F(decision) *decision = F(decisions).lookup(&zero);
+
+	if (!decision)
+		return 0;
+	__builtin_memset(decision, 0, sizeof(*decision));
+	decision->flow = *tuple;
+	decision->egress.rule = decision->ingress.rule = RULE_NONE;
+	return decision;
+}
+
+/* Tells what became of a packet. */
+static __always_inline void F(tell_decision)(struct __sk_buff *skb, const struct packet *packet,
+					     const struct F(tuple) * tuple, struct F(decision) * decision,
+					     __u8 type, __u8 reason)
+{
+	struct event *event = &decision->event;
+	int reply = decision->asked & EVENT_REPLY;
+
+	event->time = bpf_ktime_get_ns();
+	event->type = type;
+	event->reason = reason;
+	event->flags = decision->asked;
+	if (decision->egress.audit || decision->ingress.audit)
+		event->flags |= EVENT_AUDIT;
+	event->family = FAMILY;
+	event->protocol = tuple->protocol;
+	event->ifindex = skb->ifindex;
+	event->length = skb->len;
+	event->tcp_flags = packet->tcp_flags;
+	event->icmp_type = packet->icmp_type;
+	event->icmp_code = packet->icmp_code;
+	event->egress_set = decision->egress_set;
+	event->ingress_set = decision->ingress_set;
+	event->egress_rule = decision->egress.rule;
+	event->ingress_rule = decision->ingress.rule;
+	event->source_identity = reply ? decision->server.identity : decision->client.identity;
+	event->destination_identity = reply ? decision->client.identity : decision->server.identity;
+	__builtin_memcpy(event->source, &tuple->src, sizeof(tuple->src));
+	event->source_port = tuple->sport;
+	if (reply) {
+		__builtin_memcpy(event->destination, &tuple->dst, sizeof(tuple->dst));
+		event->destination_port = tuple->dport;
+	} else {
+		__builtin_memcpy(event->destination, &decision->flow.dst, sizeof(tuple->dst));
+		event->destination_port = decision->flow.dport;
+	}
+	if (decision->asked & EVENT_SERVICE) {
+		__builtin_memcpy(event->frontend, &tuple->dst, sizeof(tuple->dst));
+		event->frontend_port = tuple->dport;
+	}
+	tell(event);
+}
+
+/* Finds out who talks to whom: decision->flow and decision->fresh.flags. Returns the port (host order) that policy is
+ * asked about, or a negative drop reason. */
+static __always_inline int F(orient)(const struct packet *packet, const struct F(tuple) * tuple,
+				     const struct F(ct_entry) * entry, struct F(decision) * decision, int pod)
+{
+	int selected;
+
+	if (entry) {
+		decision->fresh.flags = entry->flags;
+		if (entry->flags & CT_REPLY) {
+			decision->asked |= EVENT_REPLY;
+			F(reverse)(&decision->flow, tuple);
+		} else if (entry->flags & CT_TRANSLATE) {
+			decision->flow = entry->to;
+			if (entry->flags & CT_SERVICE)
+				decision->asked |= EVENT_SERVICE;
+		}
+		return bpf_ntohs(decision->flow.dport);
+	}
+	if (!pod)
+		return packet->policy_port;
+	selected = F(select_backend)(&decision->flow);
+	if (!selected)
+		return packet->policy_port;
+	decision->asked |= EVENT_SERVICE;
+	if (selected < 0)
+		return selected;
+	decision->fresh.flags = CT_TRANSLATE | CT_SERVICE;
+	if (F(same_address)(&decision->flow.src, &decision->flow.dst)) {
+		decision->fresh.flags |= CT_HAIRPIN;
+		decision->flow.src = F(hairpin_address)();
+	}
+	return bpf_ntohs(decision->flow.dport);
+}
+
+/* Decides about the connection that `tuple` belongs to, by the policies of those of its ends that are pods of this
+ * node, and remembers it in conntrack. `entry` is the tuple's live entry, if any; the rest as in
+ * handle(). Returns 0 or a drop reason. */
+static __always_inline int F(decide)(struct __sk_buff *skb, const struct packet *packet,
+				     struct F(tuple) * tuple, struct F(ct_entry) * entry,
+				     struct F(decision) * decision, __u32 epoch, __u32 origin, int delivering,
+				     __u32 now)
+{
+	struct F(ct_entry) *fresh = &decision->fresh;
+	struct F(endpoint) * source, *client, *server;
+	struct F(ct_entry) * answering;
+	struct F(tuple) answer;
+	int pod = is_pod(origin), hairpin, port, reason = 0;
+	__u32 answer_origin, client_ifindex, server_ifindex;
+
+	if (!entry && (packet->inner || F(answers)(packet, tuple)))
+		return DROP_CT_INVALID_HEADER;
+	/* Only a pod may use its address, and only on its own interface. An ICMP error may come from any router. */
+	source = F(endpoints).lookup(&tuple->src);
+	if (!packet->inner && (pod ? !source || source->ifindex != origin : !!source))
+		return DROP_INVALID_SOURCE_IP;
+	port = F(orient)(packet, tuple, entry, decision, pod);
+	if (port < 0)
+		return -port;
+	hairpin = fresh->flags & CT_HAIRPIN;
+
+	F(find_peer)(&decision->client, &decision->flow.src);
+	F(find_peer)(&decision->server, &decision->flow.dst);
+	if (hairpin)
+		decision->client = decision->server;
+	if (origin == ORIGIN_NET && !packet->inner &&
+	    (fresh->flags & CT_REPLY ? decision->server.identity : decision->client.identity) ==
+		    IDENTITY_HOST)
+		return DROP_INVALID_SOURCE_IP;
+	client = F(endpoints).lookup(&decision->flow.src);
+	server = F(endpoints).lookup(&decision->flow.dst);
+	if ((client && !(client->flags & ENDPOINT_READY)) || (server && !(server->flags & ENDPOINT_READY)))
+		return DROP_ENDPOINT_NOT_READY;
+
+	client_ifindex = hairpin ? origin : client ? client->ifindex : 0;
+	server_ifindex = hairpin ? origin : server ? server->ifindex : 0;
+	/* Nothing reaches a pod whose address the kernel does not know: its policy would not be asked. */
+	if (delivering && skb->ifindex != (fresh->flags & CT_REPLY ? client_ifindex : server_ifindex))
+		return DROP_ENDPOINT_NOT_READY;
+
+	/* A pod always reaches itself, and a node and its own pods always reach one another. */
+	if (client && client != server && !hairpin && decision->server.identity != IDENTITY_HOST) {
+		decision->asked |= EVENT_EGRESS;
+		decision->egress_set = client->egress_set;
+		ask_policy(&decision->egress, client->egress_set, decision->server.peer_class,
+			   tuple->protocol, port);
+		reason = decision->egress.reason;
+	}
+	if (!reason && server && client != server && !hairpin && decision->client.identity != IDENTITY_HOST) {
+		decision->asked |= EVENT_INGRESS;
+		decision->ingress_set = server->ingress_set;
+		ask_policy(&decision->ingress, server->ingress_set, decision->client.peer_class,
+			   tuple->protocol, port);
+		reason = decision->ingress.reason;
+		if (reason)
+			decision->asked |= EVENT_AT_INGRESS;
+	}
+	/* A denied connection keeps its entry: without it, its answers would look like new connections. The entry keeps
+	 * its epoch too, so that each of its packets is decided again. */
+	if (reason)
+		return reason;
+	if (entry && entry->flags & CT_REPLY) {
+		entry->target = client_ifindex;
+		entry->epoch = epoch;
+		return 0;
+	}
+	answer_origin = server_ifindex;
+	if (!server_ifindex)
+		answer_origin = decision->server.identity == IDENTITY_HOST ? ORIGIN_HOST : ORIGIN_NET;
+	F(reverse)(&answer, &decision->flow);
+	if (entry) {
+		entry->target = server_ifindex;
+		answering = F(ct).lookup(&answer);
+		if (!answering || !F(alive)(answering, now))
+			reason = F(enter_answer)(tuple, entry, &answer, answer_origin, client_ifindex, now);
+		if (!reason)
+			entry->epoch = epoch;
+		return reason;
+	}
+	if (F(taken)(tuple, &answer, now)) {
+		if (!pod)
+			return DROP_CT_MAP_INSERTION_FAILED;
+		reason = F(use_other_port)(tuple, fresh, &decision->flow, &answer, now);
+		if (reason)
+			return reason;
+	}
+	fresh->epoch = epoch;
+	fresh->origin = origin;
+	fresh->target = server_ifindex;
+	fresh->created = now;
+	fresh->expires = now + F(life)(tuple, 0);
+	fresh->to = decision->flow;
+	return F(enter)(tuple, fresh, &answer, answer_origin, client_ifindex, now);
+}
+
+/* Finds the connection that an ICMP error belongs to: `tuple` becomes the one of the error's direction. An error of no
+ * known connection stays a packet like any other. */
+static __always_inline void F(find_erroneous)(struct __sk_buff *skb, struct packet *packet,
+					      struct F(tuple) * tuple, __u32 origin, __u32 now)
+{
+	struct F(tuple) quoted = {};
+	struct F(ct_entry) * entry;
+
+	if (F(parse_quoted)(skb, packet, &quoted))
+		goto unknown;
+	entry = F(ct).lookup(&quoted);
+	if (!entry || !F(alive)(entry, now))
+		goto unknown;
+	/* It goes where its own header says, so that has to be who sent what it quotes. */
+	if (!F(same_address)(&quoted.dst, &tuple->dst))
+		goto unknown;
+	if (is_pod(origin) ? entry->origin != origin || !F(same_address)(&quoted.src, &tuple->src)
+			   : is_pod(entry->origin))
+		goto unknown;
+	*tuple = quoted;
+	return;
+unknown:
+	packet->inner = 0;
+}
+
+/* Handles one packet. `origin` as in struct ct_entry; `delivering` is set on the way into the pod behind skb->ifindex,
+ * where passing means TC_ACT_OK. Returns a tc action. */
+static __always_inline int F(handle)(struct __sk_buff *skb, __u32 origin, int delivering)
+{
+	struct F(decision) * decision;
+	struct F(parsed) * parsed;
+	struct packet *packet;
+	struct F(tuple) * tuple;
+	struct F(ct_entry) *entry = 0;
+	struct node_config *config;
+	__u32 zero = 0, target, now = now_ticks();
+	int reason, fresh;
+
+	config = node_config.lookup(&zero);
+	if (!config)
+		return TC_ACT_SHOT;
+	parsed = F(parsings).lookup(&zero);
+	if (!parsed)
+		return TC_ACT_SHOT;
+	packet = &parsed->packet;
+	tuple = &parsed->tuple;
+	__builtin_memset(parsed, 0, sizeof(*parsed));
+	reason = F(parse)(skb, packet, tuple);
+	if (reason) {
+		if (origin == ORIGIN_NET && !delivering && !F(endpoints).lookup(&tuple->dst))
+			return TC_ACT_OK; /* not for a pod: the stack judges it */
+		decision = F(begin)(tuple);
+		goto drop;
+	}
+	if (packet->inner)
+		F(find_erroneous)(skb, packet, tuple, origin, now);
+	entry = F(ct).lookup(tuple);
+	if (entry && (!F(speaks_for)(entry, packet, tuple, origin, now) ||
+		      (delivering && entry->target != skb->ifindex) ||
+		      (entry->epoch != config->epoch && F(outlived)(entry, packet, tuple, origin))))
+		entry = 0;
+	if (!entry && origin == ORIGIN_NET && !delivering && !F(endpoints).lookup(&tuple->dst))
+		return TC_ACT_OK; /* from outside to the node itself */
+	if (!entry || entry->epoch != config->epoch) {
+		decision = F(begin)(tuple);
+		if (!decision)
+			return TC_ACT_SHOT;
+		fresh = !entry;
+		reason = F(decide)(skb, packet, tuple, entry, decision, config->epoch, origin, delivering,
+				   now);
+		if (reason)
+			goto drop;
+		entry = F(ct).lookup(tuple);
+		if (!entry) {
+			reason = DROP_CT_MAP_INSERTION_FAILED;
+			goto drop;
+		}
+		if (fresh)
+			F(tell_decision)(skb, packet, tuple, decision, EVENT_NEW, 0);
+	}
+	target = entry->target;
+	if (!packet->inner)
+		F(account)(skb, packet, tuple, entry, now);
+	if (packet->first && !packet->inner)
+		F(expect_fragments)(packet, tuple);
+	if (entry->flags & CT_TRANSLATE) {
+		struct F(tuple) to = entry->to;
+
+		if (packet->inner)
+			reason = F(translate_error)(skb, packet, tuple, &to);
+		else
+			reason = F(translate)(skb, packet, tuple, &to);
+		if (reason) {
+			decision = F(begin)(tuple);
+			goto drop;
+		}
+		*tuple = to;
+	}
+	if (delivering)
+		return TC_ACT_OK;
+	if (target)
+		return bpf_redirect_peer(target, 0);
+	return is_pod(origin) ? F(route)(skb, tuple) : TC_ACT_OK;
+drop:
+	if (!decision)
+		return TC_ACT_SHOT;
+	if (!is_pod(origin))
+		decision->asked |= EVENT_AT_INGRESS;
+	count_drop(skb, reason, decision->asked & EVENT_AT_INGRESS);
+	F(tell_decision)(skb, packet, tuple, decision, EVENT_DROP, reason);
+	return TC_ACT_SHOT;
+}

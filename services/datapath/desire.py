@@ -1,0 +1,353 @@
+"""Turns what the buckets say into what the kernel's maps are to hold, doing work for what changed only.
+
+Nothing here touches the kernel: :class:`Desire` calls ``want`` of the mirrors, and somebody else applies.
+Two joins keep packets from meeting half a truth: an address is not entered with an identity whose peer
+class is not known yet (it keeps what it had), and an endpoint does not become ready before its policy sets
+and its own address are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+
+from services.datapath.committed import Change, Committed
+from services.datapath.desired import set_rows
+from services.datapath.endpoints import LocalEndpoint
+from services.datapath.frontends import Frontends
+from services.datapath.kernel.errors import Unrealisable
+from services.datapath.kernel.layout import (
+    ENDPOINT,
+    ENDPOINT_READY,
+    PEER,
+    SET_NOT_READY,
+    U32,
+    U64,
+    packed,
+    prefix_key,
+    set_number,
+    unpacked,
+)
+from services.datapath.kernel.state import KernelState
+from shared.bus import Batch
+from shared.contract.base import M, Message
+from shared.contract.identity import EndpointRecord, IpEntry, NodeRecord
+from shared.contract.names import pod_key
+from shared.contract.policy import AddressClass, CidrClass, IdentityPolicy, PolicySet
+from shared.contract.reserved import Reserved
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether an endpoint's policy is known; if not, ``reason`` says what is missing and who gives it."""
+
+    identity: int = 0
+    ingress_set: int = SET_NOT_READY
+    egress_set: int = SET_NOT_READY
+    reason: str = ""
+
+
+class Desire:
+    """What this node's kernel is to hold. IPv4 addresses; others are kept for their own family's maps."""
+
+    def __init__(self, *, node: str, kernel: KernelState) -> None:
+        self.nodes: dict[str, NodeRecord] = {}
+        self.ipcache: dict[str, IpEntry] = {}
+        self.endpoints: dict[str, EndpointRecord] = {}
+        self.policy: Committed[Message] = Committed()
+        self.local: dict[str, LocalEndpoint] = {}
+        """Pods of this node, by the name of their host-side interface."""
+        self.unknown_links: frozenset[int] = frozenset()
+        """Own links (ifindex) of pods of which nothing can be read any more: they keep what the kernel
+        has."""
+        self.sets: dict[str, PolicySet] = {}
+        """Policy sets by id; those that are gone stay until their last events have been told."""
+        self.problems: dict[str, str] = {}
+        """Sentences about what cannot be realised, by object."""
+        self.services = Frontends(kernel, problems=self.problems)
+        self._node = node
+        self._kernel = kernel
+        self._own_addresses: frozenset[str] = frozenset()
+        self._settled = False
+        self._unclaimed = {unpacked(key, version=4) for key in kernel.ipcache.known()}
+        self._leaving: set[str] = set()
+        self._address_classes: dict[str, AddressClass] = {}
+        self._withheld: dict[int, set[str]] = {}
+
+    # -- addresses ---------------------------------------------------------------------------------
+
+    def take_nodes(self, batch: Batch[NodeRecord]) -> None:
+        """Follows bucket ``nodes``."""
+        _merge(self.nodes, batch)
+        self._want_cidrs()
+
+    def take_ipcache(self, batch: Batch[IpEntry]) -> None:
+        """Follows bucket ``ipcache``."""
+        touched = {_ip_of(entry.key) for entry in batch.entries}
+        if batch.snapshot:
+            touched |= self.ipcache.keys()
+            kept = {_ip_of(error.key) for error in batch.errors}
+            for ip in self.ipcache.keys() - kept:
+                del self.ipcache[ip]
+        for entry in batch.entries:
+            ip = _ip_of(entry.key)
+            before = self.ipcache.pop(ip, None)
+            if before is not None:
+                self._release(ip, before.identity)
+            if entry.value is not None:
+                self.ipcache[ip] = entry.value
+                if before is not None and _owner(before) != _owner(entry.value):
+                    # Its class may not be known yet; it must not have its predecessor's meanwhile.
+                    self._want_identity(ip, None)
+        self._unclaimed -= touched
+        self._want_addresses(touched)
+
+    def settle(self) -> None:
+        """Lets go of what an earlier process left in the kernel and no bucket has spoken of since."""
+        self._settled = True
+        unclaimed, self._unclaimed = self._unclaimed, set()
+        self._want_addresses(unclaimed)
+        self._want_cidrs()
+
+    def take_endpoints(self, batch: Batch[EndpointRecord]) -> None:
+        """Follows this node's part of bucket ``endpoints``."""
+        _merge(self.endpoints, batch)
+
+    def set_own_addresses(self, addresses: Iterable[str]) -> None:
+        """The addresses of this node's own interfaces: whatever the ipcache says, they are the host's.
+
+        Unless they are of local pods: some clouds give a node the addresses of its pods, too.
+        """
+        before, self._own_addresses = self._own_addresses, frozenset(addresses)
+        self._want_addresses(before | self._own_addresses)
+
+    def _want_addresses(self, ips: Iterable[str]) -> None:
+        for ip in ips:
+            self._want_address(ip)
+
+    def _want_address(self, ip: str) -> None:
+        entry = self.ipcache.get(ip)
+        own = ip in self._own_addresses and not any(ip in pod.ips for pod in self.local.values())
+        if own or (entry is not None and entry.node == self._node and not entry.pod):
+            self._want_identity(ip, Reserved.HOST)
+            return
+        if entry is None:
+            self._want_identity(ip, None)
+            return
+        override = self._address_classes.get(ip)
+        known = f"identity.{entry.identity}" in self.policy.values
+        if not known or (override is not None and override.identity != entry.identity):
+            self._withheld.setdefault(entry.identity, set()).add(ip)
+            return
+        self._release(ip, entry.identity)
+        peer_class = int(override.peer_class, 16) if override is not None else 0
+        self._want_identity(ip, entry.identity, peer_class=peer_class)
+
+    def _want_identity(self, ip: str, identity: int | None, *, peer_class: int = 0) -> None:
+        if ip_address(ip).version == 4:
+            value = None if identity is None else PEER.pack(peer_class, identity)
+            self._kernel.ipcache.want(packed(ip), value)
+
+    def _release(self, ip: str, identity: int) -> None:
+        """The address is no longer withheld for an identity whose class is unknown."""
+        withheld = self._withheld.get(identity, set())
+        withheld.discard(ip)
+        if not withheld:
+            self._withheld.pop(identity, None)
+
+    def _want_cidrs(self) -> None:
+        if not self.nodes or not self.policy.spoken:
+            return
+        unmanaged = PEER.pack(0, Reserved.UNMANAGED)
+        held = () if self._settled else self._kernel.cidrs.known()
+        entries = {key: unmanaged for key in held if self._kernel.cidrs.get(key) == unmanaged}
+        for node in self.nodes.values():
+            for cidr in node.pod_cidrs:
+                if ip_network(cidr).version == 4:
+                    entries[prefix_key(cidr)] = unmanaged
+        for value in self.policy.values.values():
+            if isinstance(value, CidrClass) and ip_network(value.cidr).version == 4:
+                entries[prefix_key(value.cidr)] = PEER.pack(int(value.peer_class, 16), Reserved.WORLD)
+        self._kernel.cidrs.want_exactly(entries)
+
+    # -- policy ------------------------------------------------------------------------------------
+
+    def take_policy(self, batch: Batch[Message]) -> bool:
+        """Follows bucket ``policy``; True when a commit is to be applied."""
+        first = not self.policy.spoken
+        change = self.policy.take(batch)
+        if change is None:
+            return False
+        if first:
+            # What an earlier process left in the kernel is compared with the first commit as a whole.
+            self._kernel.rows.want_exactly({})
+            self._kernel.classes.want_exactly({})
+        self._want_sets(change)
+        self._want_classes(change)
+        self._want_address_classes(change)
+        if first or any(
+            isinstance(value, CidrClass) for value in (*change.put.values(), *change.removed.values())
+        ):
+            self._want_cidrs()
+        return True
+
+    def _want_sets(self, change: Change[Message]) -> None:
+        self._forget_sets()
+        obsolete: set[bytes] = set()
+        wanted: dict[bytes, bytes] = {}
+        for key, value in (*change.removed.items(), *change.replaced.items()):
+            if isinstance(value, PolicySet):
+                self.problems.pop(key, None)
+                obsolete |= _rows(value).keys()
+        for key, value in change.put.items():
+            if not isinstance(value, PolicySet):
+                continue
+            self.sets[value.id] = value
+            try:
+                wanted.update(set_rows(value))
+            except Unrealisable as error:
+                self.problems[key] = str(error)
+        for row in obsolete - wanted.keys():
+            self._kernel.rows.want(row, None)
+        for row, blocks in wanted.items():
+            self._kernel.rows.want(row, blocks)
+
+    def _forget_sets(self) -> None:
+        for set_id in [set_id for set_id in self.sets if f"set.{set_id}" not in self.policy.values]:
+            if set_id in self._leaving:
+                self._leaving.discard(set_id)
+                del self.sets[set_id]
+            else:
+                self._leaving.add(set_id)
+
+    def _want_classes(self, change: Change[Message]) -> None:
+        for value in change.removed.values():
+            if isinstance(value, IdentityPolicy):
+                self._kernel.classes.want(U32.pack(value.identity), None)
+        for value in change.put.values():
+            if isinstance(value, IdentityPolicy):
+                self._kernel.classes.want(U32.pack(value.identity), U64.pack(int(value.peer_class, 16)))
+                self._want_addresses(tuple(self._withheld.get(value.identity, ())))
+
+    def _want_address_classes(self, change: Change[Message]) -> None:
+        touched = set()
+        for value in change.removed.values():
+            if isinstance(value, AddressClass):
+                self._address_classes.pop(value.ip, None)
+                touched.add(value.ip)
+        for value in change.put.values():
+            if isinstance(value, AddressClass):
+                self._address_classes[value.ip] = value
+                touched.add(value.ip)
+        self._want_addresses(touched)
+
+    # -- local endpoints ---------------------------------------------------------------------------
+
+    def readiness(self, endpoint: LocalEndpoint) -> Readiness:
+        """What is known of a local endpoint's policy."""
+        record = self.endpoints.get(pod_key(node=self._node, namespace=endpoint.namespace, pod=endpoint.pod))
+        if record is None or (endpoint.uid and record.uid != endpoint.uid):
+            return Readiness(
+                reason=f"the identity of pod {endpoint.name} is not published: is identity running, "
+                f"and is the pod bound to node {self._node}?"
+            )
+        policy = self.policy.values.get(f"identity.{record.identity}")
+        if not isinstance(policy, IdentityPolicy):
+            return Readiness(
+                reason=f"the policy of identity {record.identity} (pod {endpoint.name}) is not published: "
+                "is the policy service running?"
+            )
+        for set_id in (policy.ingress, policy.egress):
+            if set_id is not None and (
+                f"set.{set_id}" not in self.policy.values or f"set.{set_id}" in self.problems
+            ):
+                return Readiness(
+                    reason=self.problems.get(
+                        f"set.{set_id}", f"policy set {set_id} of pod {endpoint.name} is not published"
+                    )
+                )
+        for ip in endpoint.ips:
+            entry = self.ipcache.get(ip)
+            if entry is None or entry.identity != record.identity:
+                return Readiness(
+                    reason=f"address {ip} of pod {endpoint.name} is not published in the ipcache: "
+                    "the identity service has not taken in this node's claim"
+                )
+            if ip in self._withheld.get(record.identity, ()):
+                return Readiness(
+                    reason=f"the class of address {ip} of pod {endpoint.name} is not published: "
+                    "is the policy service running?"
+                )
+        return Readiness(
+            identity=record.identity,
+            ingress_set=set_number(policy.ingress),
+            egress_set=set_number(policy.egress),
+        )
+
+    def want_local(self) -> None:
+        """Wants the endpoints map for the local endpoints. One whose policy is unknown keeps what it had."""
+        wanted = self._left_alone()
+        for endpoint in self.local.values():
+            ready = self.readiness(endpoint)
+            mac = bytes.fromhex(endpoint.mac.replace(":", ""))
+            for ip in endpoint.ips:
+                if ip_address(ip).version != 4:
+                    continue
+                key = packed(ip)
+                value = ENDPOINT.pack(
+                    ready.ingress_set,
+                    ready.egress_set,
+                    endpoint.host_ifindex,
+                    ready.identity,
+                    mac,
+                    0 if ready.reason else ENDPOINT_READY,
+                )
+                if ready.reason:
+                    value = self._kept(key, endpoint) or value
+                wanted[key] = value
+        self._kernel.endpoints.want_exactly(wanted)
+
+    def in_kernel(self, endpoint: LocalEndpoint) -> bool:
+        """The kernel is known to hold an entry of this endpoint."""
+        return any(self._kept(packed(ip), endpoint) for ip in endpoint.ips)
+
+    def _left_alone(self) -> dict[bytes, bytes]:
+        if not self.unknown_links:
+            return {}
+        held = {key: self._kernel.endpoints.get(key) or b"" for key in self._kernel.endpoints.known()}
+        return {key: value for key, value in held.items() if ENDPOINT.unpack(value)[2] in self.unknown_links}
+
+    def _kept(self, key: bytes, endpoint: LocalEndpoint) -> bytes | None:
+        held = self._kernel.endpoints.get(key)
+        if held is None or ENDPOINT.unpack(held)[2] != endpoint.host_ifindex:
+            return None
+        return held
+
+
+def _rows(value: PolicySet) -> dict[bytes, bytes]:
+    try:
+        return set_rows(value)
+    except Unrealisable:
+        return {}
+
+
+def _owner(entry: IpEntry) -> tuple[str, str, str]:
+    return entry.node, entry.namespace, entry.pod
+
+
+def _merge(into: dict[str, M], batch: Batch[M]) -> None:
+    if batch.snapshot:
+        kept = {error.key for error in batch.errors}
+        for key in into.keys() - kept:
+            del into[key]
+    for entry in batch.entries:
+        if entry.value is None:
+            into.pop(entry.key, None)
+        else:
+            into[entry.key] = entry.value
+
+
+def _ip_of(key: str) -> str:
+    parts = key.split("-")
+    return ".".join(parts) if len(parts) == 4 else str(ip_address(":".join(parts)))

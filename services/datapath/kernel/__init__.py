@@ -1,0 +1,1 @@
+"""eBPF: building the programs, their maps, attaching them, and reading what they tell."""

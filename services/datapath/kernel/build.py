@@ -1,0 +1,90 @@
+"""The compiling child process: ``python -m services.datapath.kernel.build`` compiles, loads and pins.
+
+It reads a :class:`BuildRequest` (JSON) on standard input, lets BCC compile the text, pins every map and
+program below the request's directories and writes nothing else. It exists because LLVM stays in memory once
+used: the long-lived process opens pins only. A failure ends it with exit code 1 and the reason on
+standard error; pins of a program that is not complete are removed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import sys
+from pathlib import Path
+
+import msgspec
+
+from services.datapath.kernel import libbpf
+
+PROGRAMS = ("from_pod", "to_pod", "from_network")
+"""The entry functions of ``bpf/stentor.c``, all tc classifiers."""
+
+RINGS = ("drop_events", "flow_events")
+"""Ring buffers: they belong to a program's life, not to the node's state."""
+
+
+class BuildRequest(msgspec.Struct, frozen=True):
+    """What to build and where to pin it."""
+
+    text: str
+    maps: str
+    """Directory on bpffs for maps, shared by all programs of one layout."""
+    programs: str
+    """Directory on bpffs for this text's programs and rings; complete when it exists."""
+
+
+def build(request: BuildRequest) -> None:
+    """Compiles and pins; raises whatever BCC or the kernel say."""
+    from bcc import BPF, lib
+
+    Path(request.maps).mkdir(parents=True, exist_ok=True)
+    partial = Path(request.programs + "-partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    module = BPF(text=request.text.encode(), cflags=["-O2", "-Wall"])
+    _compare_layouts(module, lib)
+    for name in PROGRAMS:
+        function = module.load_func(name.encode(), BPF.SCHED_CLS)
+        libbpf.pin(function.fd, partial / name)
+    for name in RINGS:
+        libbpf.pin(int(lib.bpf_table_fd(module.module, name.encode())), partial / name)
+    partial.rename(request.programs)
+
+
+def _compare_layouts(module: object, lib: ctypes.CDLL) -> None:
+    """BCC reopens a pin without comparing it with the declaration, so that is done here."""
+    handle = module.module  # type: ignore[attr-defined]  # bcc has no types
+    for function in ("name", "fd_id", "key_size_id", "leaf_size_id", "max_entries_id"):
+        call = getattr(lib, f"bpf_table_{function}")
+        call.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+        call.restype = ctypes.c_char_p if function == "name" else ctypes.c_int
+    for number in range(lib.bpf_num_tables(handle)):
+        name = lib.bpf_table_name(handle, number).decode()
+        if name in RINGS:
+            continue
+        info = libbpf.map_info(lib.bpf_table_fd_id(handle, number))
+        declared = (
+            lib.bpf_table_key_size_id(handle, number),
+            lib.bpf_table_leaf_size_id(handle, number),
+            lib.bpf_table_max_entries_id(handle, number),
+        )
+        if (info.key_size, info.value_size, info.max_entries) != declared:
+            raise SystemExit(
+                f"pinned map {name} has key, value, entries of {info.key_size}, {info.value_size}, "
+                f"{info.max_entries}; the program declares {declared}: remove its directory on bpffs"
+            )
+
+
+def main() -> None:
+    """Builds the request on standard input."""
+    request = msgspec.json.decode(sys.stdin.buffer.read(), type=BuildRequest)
+    try:
+        build(request)
+    except BaseException:
+        shutil.rmtree(request.programs + "-partial", ignore_errors=True)
+        raise
+
+
+if __name__ == "__main__":
+    main()

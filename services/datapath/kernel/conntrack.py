@@ -1,0 +1,40 @@
+"""Removes expired connections from conntrack, so that the map's own eviction never has to touch a live one.
+
+The kernel judges expiry by itself; this only makes room and tells how full the map is. It runs in a thread,
+as a pass over 262,144 entries takes a while.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from services.datapath.kernel.layout import CONSTANTS, IPV4, IPV6, Family
+from services.datapath.kernel.maps import KernelMap
+
+_EXPIRES = 5
+"""Index of ``expires`` in ``struct ct_entry``."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What one pass found."""
+
+    live: int
+    removed: int
+
+
+def sweep(connections: KernelMap, *, version: int) -> Sweep:
+    """One pass over the map of one family."""
+    family: Family = IPV4 if version == 4 else IPV6
+    entry = family.ct_entry
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) >> CONSTANTS["TICK_SHIFT"]
+    live = 0
+    expired = []
+    for key, value in connections.items():
+        if entry.unpack(value)[_EXPIRES] < now:
+            expired.append(key)
+        else:
+            live += 1
+    connections.delete_all(expired)
+    return Sweep(live=live, removed=len(expired))

@@ -1,0 +1,136 @@
+"""A kernel map and what it is meant to hold.
+
+The mirror remembers what it last knew the kernel to hold, so that a change costs only itself, and compares
+with a real dump on request. Callers choose the order between maps: first every mirror's ``write``, later
+every mirror's ``erase``, so that nothing is removed before what replaces it is there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from itertools import islice
+
+from services.datapath.kernel.errors import MapFull
+from services.datapath.kernel.maps import KernelMap
+
+log = logging.getLogger(__name__)
+
+
+class Mirror:
+    """Desired and known contents of one map. A failed write is tried again by the next.
+
+    ``may_erase_first``: if the map is full, what is not desired makes room for what is, out of the callers'
+    order. Only for maps whose missing entries let nothing pass that a stale one would not.
+    """
+
+    def __init__(self, kernel: KernelMap, *, may_erase_first: bool = False) -> None:
+        self._kernel = kernel
+        self._may_erase_first = may_erase_first
+        self._known: dict[bytes, bytes] = dict(kernel.items())
+        self._writes: dict[bytes, bytes] = {}
+        self._erasures: set[bytes] = set()
+
+    @property
+    def name(self) -> str:
+        """The map's name."""
+        return self._kernel.name
+
+    @property
+    def capacity(self) -> int:
+        """Entries that the map has room for."""
+        return self._kernel.capacity
+
+    @property
+    def pending(self) -> bool:
+        """Whether desired and known contents differ."""
+        return bool(self._writes or self._erasures)
+
+    def known(self) -> tuple[bytes, ...]:
+        """All keys that the kernel is known to hold."""
+        return tuple(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def get(self, key: bytes) -> bytes | None:
+        """What the kernel is known to hold for a key."""
+        return self._known.get(key)
+
+    def want(self, key: bytes, value: bytes | None) -> None:
+        """Makes ``value`` the desired value of a key; None: the key is not to be there."""
+        if value is None:
+            self._writes.pop(key, None)
+            if key in self._known:
+                self._erasures.add(key)
+            return
+        self._erasures.discard(key)
+        if self._known.get(key) == value:
+            self._writes.pop(key, None)
+        else:
+            self._writes[key] = value
+
+    def want_exactly(self, entries: Mapping[bytes, bytes]) -> None:
+        """Makes ``entries`` all that is desired."""
+        self._writes.clear()
+        self._erasures = set(self._known) - set(entries)
+        for key, value in entries.items():
+            self.want(key, value)
+
+    def write(self, *, new_only: bool = False) -> int:
+        """Writes what is missing or different, or only what is missing; returns how many entries.
+
+        Raises as :class:`KernelMap` does.
+        """
+        try:
+            return self._write(new_only=new_only)
+        except MapFull:
+            if not (self._may_erase_first and self._erasures):
+                raise
+        log.warning("map %s is full: erasing first", self.name)
+        self.erase()
+        return self._write(new_only=new_only)
+
+    def _write(self, *, new_only: bool) -> int:
+        writes = self._writes
+        if new_only:
+            writes = {key: value for key, value in writes.items() if key not in self._known}
+        written = 0
+        try:
+            for count in self._kernel.put_all(writes):
+                written += count
+        finally:
+            for key in list(islice(writes, written)):
+                self._known[key] = self._writes.pop(key)
+        return written
+
+    def erase(self) -> int:
+        """Removes what is not desired; returns how many entries."""
+        if not self._erasures:
+            return 0
+        self._kernel.delete_all(self._erasures)
+        count = len(self._erasures)
+        for key in self._erasures:
+            self._known.pop(key, None)
+        self._erasures.clear()
+        return count
+
+    def drift(self) -> dict[bytes, bytes | None]:
+        """Dumps the kernel's map: what it holds (None: nothing) where that is not as last known, by key.
+
+        The one method that may run in another thread, as long as nothing is written or erased meanwhile.
+        """
+        held = dict(self._kernel.items())
+        known = self._known
+        return {key: held.get(key) for key in held.keys() | known.keys() if held.get(key) != known.get(key)}
+
+    def repair(self, drift: Mapping[bytes, bytes | None]) -> None:
+        """Takes note of what the kernel holds and schedules what is desired instead."""
+        for key, held in drift.items():
+            meant = self._writes.get(key, None if key in self._erasures else self._known.get(key))
+            if held is None:
+                self._known.pop(key, None)
+                self._erasures.discard(key)
+            else:
+                self._known[key] = held
+            self.want(key, meant)

@@ -1,0 +1,213 @@
+"""Makes the node's kernel hold what the buckets say, and tells how far it is.
+
+Owns the kernel's maps. One task applies: the first change at once, bursts together. Followers of buckets and
+the CNI server change :class:`Desire` and trigger; nobody else writes. When a write fails, what the kernel had
+stays, the reason is in ``problems`` of the node's Realised record, and it is tried again. Every few minutes
+maps and attached programs are compared with the kernel and mended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from services.datapath.attachments import Attachments
+from services.datapath.desire import Desire
+from services.datapath.endpoints import LocalEndpoint
+from services.datapath.errors import NotRealised
+from services.datapath.kernel import conntrack, ring
+from services.datapath.kernel.loader import Loaded
+from services.datapath.kernel.state import Applied, KernelState
+from services.datapath.netlink import Netlink
+from shared.contract.base import timestamp
+from shared.contract.node import EndpointState, MapUse, Realised
+
+log = logging.getLogger(__name__)
+
+_RETRY_SECONDS = (0.1, 5.0)
+_GATHER_SECONDS = 0.005
+"""After an application, changes of this long are gathered into the next one."""
+
+
+class Realiser:
+    """See the module. :meth:`run` must be running for anything to reach the kernel."""
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        instance: str,
+        kernel: KernelState,
+        loaded: Loaded,
+        netlink: Netlink,
+        tell_drift: Callable[[int], Awaitable[None]],
+    ) -> None:
+        self.desire = Desire(node=node, kernel=kernel)
+        self.kernel = kernel
+        self.ipcache_revision = 0
+        self.drift_repaired = 0
+        self.live_connections = 0
+        self.endpoints_by_ifindex: dict[int, LocalEndpoint] = {}
+        """Pods of this node by the host side of their link."""
+        self.attachments = Attachments(loaded=loaded, netlink=netlink, pods=self._pod_links)
+        self._node = node
+        self._instance = instance
+        self._tell_drift = tell_drift
+        self._wanted = asyncio.Event()
+        self._applied = asyncio.Condition()
+        self._lock = asyncio.Lock()
+        self._failures: tuple[str, ...] = ()
+        self._revisions = (0, 0, 0)
+        self._ready: frozenset[str] = frozenset()
+
+    # -- what others ask for -----------------------------------------------------------------------
+
+    def trigger(self) -> None:
+        """Something of ``desire`` changed."""
+        self._wanted.set()
+
+    async def prepare(self, endpoint: LocalEndpoint) -> None:
+        """Enters a new endpoint as not ready and puts programs on its link, before the link is up."""
+        self.enter(endpoint)
+        applied = await self._apply()
+        if applied.policy is not None:
+            raise NotRealised(f"{endpoint.name}: {applied.policy}") from applied.policy
+        await self.attachments.guard(endpoint.host_ifindex)
+
+    async def realised(self, endpoint: LocalEndpoint, *, deadline: float) -> None:
+        """Returns when the endpoint's policy is in the kernel; at the deadline :class:`NotRealised`."""
+        try:
+            async with asyncio.timeout_at(deadline), self._applied:
+                await self._applied.wait_for(lambda: endpoint.host_ifname in self._ready)
+        except TimeoutError as error:
+            reason = "; ".join(self._failures) or self.desire.readiness(endpoint).reason
+            raise NotRealised(
+                reason or f"the kernel does not hold the policy of {endpoint.name} yet"
+            ) from error
+
+    async def remove(self, endpoint: LocalEndpoint) -> None:
+        """Takes an endpoint out of the kernel; one that is not there is fine."""
+        held = self.desire.local.get(endpoint.host_ifname)
+        if held is not None and held.container_id == endpoint.container_id:
+            del self.desire.local[endpoint.host_ifname]
+            self.endpoints_by_ifindex.pop(endpoint.host_ifindex, None)
+        applied = await self._apply()
+        if applied.policy is not None and self.desire.in_kernel(endpoint):
+            raise NotRealised(f"{endpoint.name} is not removed: {applied.policy}") from applied.policy
+
+    def report(self) -> Realised:
+        """What this node's kernel holds, now."""
+        policy, services, ipcache = self._revisions
+        problems = (*self.desire.problems.values(), *self._failures, *self.attachments.problems)
+        endpoints = [
+            EndpointState(
+                namespace=endpoint.namespace,
+                pod=endpoint.pod,
+                ips=endpoint.ips,
+                identity=self.desire.readiness(endpoint).identity,
+                ready=name in self._ready,
+            )
+            for name, endpoint in sorted(self.desire.local.items())
+        ]
+        maps = {
+            mirror.name: MapUse(entries=len(mirror), capacity=mirror.capacity)
+            for mirror in self.kernel.mirrors
+        }
+        connections = self.kernel.connections
+        maps[connections.name] = MapUse(entries=self.live_connections, capacity=connections.capacity)
+        return Realised(
+            node=self._node,
+            time=timestamp(),
+            instance=self._instance,
+            enforcing=self.attachments.enforcing,
+            policy_revision=policy,
+            services_revision=services,
+            ipcache_revision=ipcache,
+            endpoints=tuple(endpoints),
+            maps=maps,
+            drift_repaired=self.drift_repaired,
+            problems=problems,
+        )
+
+    def enter(self, endpoint: LocalEndpoint) -> None:
+        """A pod of this node is known; the kernel hears of it at the next application."""
+        self.desire.local[endpoint.host_ifname] = endpoint
+        self.endpoints_by_ifindex[endpoint.host_ifindex] = endpoint
+
+    @property
+    def policy_revision(self) -> int:
+        """The policy commit that the kernel holds."""
+        return self._revisions[0]
+
+    async def changed(self) -> None:
+        """Waits for the next application."""
+        async with self._applied:
+            await self._applied.wait()
+
+    # -- tasks -------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Applies changes for ever."""
+        delay = _RETRY_SECONDS[0]
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            applied = await self._apply()
+            if applied.problems:
+                log.warning("the kernel does not hold the desired state: %s", "; ".join(applied.problems))
+                self._wanted.set()
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, _RETRY_SECONDS[1])
+                continue
+            delay = _RETRY_SECONDS[0]
+            await asyncio.sleep(_GATHER_SECONDS)
+
+    async def resync(self, *, seconds: float) -> None:
+        """Compares kernel and desired state every so often, mends what differs, and says so."""
+        while True:
+            await asyncio.sleep(seconds)
+            async with self._lock:
+                drift = self.kernel.repair(await asyncio.to_thread(self.kernel.drift))
+            drift += await self.attachments.mend()
+            if drift:
+                self.drift_repaired += drift
+                self.trigger()
+                await self._tell_drift(drift)
+
+    async def collect(self, *, seconds: float) -> None:
+        """Makes room in conntrack every so often."""
+        while True:
+            await asyncio.sleep(seconds)
+            swept = await asyncio.to_thread(conntrack.sweep, self.kernel.connections, version=4)
+            self.live_connections = swept.live
+
+    def events_lost(self) -> dict[str, int]:
+        """Events that found their ring full, by class, since the maps were made."""
+        return ring.lost(self.kernel.events_lost)
+
+    # -- the kernel --------------------------------------------------------------------------------
+
+    async def _apply(self) -> Applied:
+        async with self._lock:
+            self.desire.want_local()
+            ready = frozenset(
+                name
+                for name, endpoint in self.desire.local.items()
+                if not self.desire.readiness(endpoint).reason
+            )
+            applied = self.kernel.apply()
+            self._failures = applied.problems
+            policy, services, ipcache = self._revisions
+            if applied.policy is None:
+                self._ready = ready
+                policy, ipcache = self.desire.policy.revision, self.ipcache_revision
+            if applied.services is None:
+                services = self.desire.services.revision
+            self._revisions = (policy, services, ipcache)
+        async with self._applied:
+            self._applied.notify_all()
+        return applied
+
+    def _pod_links(self) -> list[int]:
+        return [*self.endpoints_by_ifindex, *self.desire.unknown_links]

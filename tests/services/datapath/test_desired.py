@@ -1,0 +1,114 @@
+"""Records of the contract as entries of the kernel's maps."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.datapath.desired import backend_set, service_entries, set_rows, usable_backends
+from services.datapath.kernel.errors import Unrealisable
+from services.datapath.kernel.layout import FRONTEND, IPV4, PORT_RANGE, ROW_HEADER, ROW_KEY, RULE_NONE, packed
+from shared.contract.base import ClassId, Direction, Protocol, SetId
+from shared.contract.policy import Action, PolicyRef, PolicySet, PortRange, Row
+from shared.contract.service import Backend, ServiceKind, ServicePort, ServiceRecord
+
+SET = SetId("00000000000000aa")
+CLASS = ClassId("00000000000000bb")
+
+
+def policy_set(row: Row) -> PolicySet:
+    return PolicySet(
+        id=SET,
+        direction=Direction.INGRESS,
+        policies=(PolicyRef(kind="NetworkPolicy", namespace="default", name="web"),),
+        rules=(),
+        default=Row(),
+        rows={CLASS: row},
+    )
+
+
+def ranges(count: int) -> tuple[PortRange, ...]:
+    return tuple(
+        PortRange(protocol=Protocol.TCP, first=port * 2, last=port * 2, rule=port % 7)
+        for port in range(count)
+    )
+
+
+def test_a_set_has_its_default_row_and_one_for_each_class() -> None:
+    rows = set_rows(policy_set(Row(action=Action.ALLOW, rule=3)))
+
+    assert rows.keys() == {ROW_KEY.pack(0xAA, 0, 0), ROW_KEY.pack(0xAA, 0xBB, 0)}
+    assert rows[ROW_KEY.pack(0xAA, 0, 0)][: ROW_HEADER.size] == ROW_HEADER.pack(0, RULE_NONE, 0)
+    assert rows[ROW_KEY.pack(0xAA, 0xBB, 0)][: ROW_HEADER.size] == ROW_HEADER.pack(0, 3, 1)
+
+
+def test_many_ranges_go_into_several_blocks_and_each_speaks_for_the_row() -> None:
+    rows = set_rows(policy_set(Row(ranges=ranges(20))))
+
+    blocks = [rows[ROW_KEY.pack(0xAA, 0xBB, block)] for block in range(3)]
+    assert all(block[: ROW_HEADER.size] == ROW_HEADER.pack(20, RULE_NONE, 0) for block in blocks)
+    assert PORT_RANGE.unpack_from(blocks[2], ROW_HEADER.size + 3 * PORT_RANGE.size) == (
+        38,
+        38,
+        6,
+        1,
+        19 % 7,
+        0,
+    )
+    assert ROW_KEY.pack(0xAA, 0xBB, 3) not in rows
+
+
+def test_a_row_that_does_not_fit_is_refused_by_name() -> None:
+    with pytest.raises(Unrealisable, match="default/web"):
+        set_rows(policy_set(Row(ranges=ranges(513))))
+
+
+def service(*ports: ServicePort, ips: tuple[str, ...] = ("10.96.0.9",)) -> ServiceRecord:
+    return ServiceRecord(
+        namespace="default", name="web", uid="u", kind=ServiceKind.CLUSTER_IP, cluster_ips=ips, ports=ports
+    )
+
+
+def frontend(port: int, protocol: int) -> bytes:
+    return IPV4.frontend_key.pack(packed("10.96.0.9"), port.to_bytes(2, "big"), protocol)
+
+
+def test_every_address_of_a_service_also_covers_its_other_ports() -> None:
+    entries = service_entries(service(ServicePort(name="", protocol=Protocol.TCP, port=80)))
+
+    assert entries.frontends[4] == {
+        frontend(0, 0): FRONTEND.pack(0, 0, 0),
+        frontend(80, 6): FRONTEND.pack(0, 0, 0),
+    }
+
+
+def test_equal_backends_are_one_set_on_any_node() -> None:
+    here = backend_set(
+        (Backend(ip="10.0.0.1", port=80, node="a"), Backend(ip="10.0.0.2", port=80)), version=4
+    )
+    there = backend_set(
+        (Backend(ip="10.0.0.1", port=80), Backend(ip="10.0.0.2", port=80, zone="z")), version=4
+    )
+
+    assert here == there
+    assert len(here[1]) == 2
+
+
+def test_terminating_backends_serve_only_when_nothing_else_does() -> None:
+    ready = Backend(ip="10.0.0.1", port=80)
+    leaving = Backend(ip="10.0.0.2", port=80, ready=False, serving=True, terminating=True)
+    starting = Backend(ip="10.0.0.3", port=80, ready=False, serving=False)
+
+    assert usable_backends((ready, leaving, starting), version=4) == (ready,)
+    assert usable_backends((leaving, starting), version=4) == (leaving,)
+    assert usable_backends((starting,), version=4) == ()
+
+
+def test_sctp_with_another_target_port_is_a_named_problem_and_serves_nothing() -> None:
+    backend = Backend(ip="10.0.0.1", port=81)
+    entries = service_entries(
+        service(ServicePort(name="", protocol=Protocol.SCTP, port=80, backends=(backend,)))
+    )
+
+    assert "default/web port 80/SCTP" in entries.problems[0]
+    assert entries.frontends[4][frontend(80, 132)] == FRONTEND.pack(0, 0, 0)
+    assert entries.backends[4] == {}
