@@ -1,0 +1,1 @@
+"""The lab: a whole Stentor cluster on one machine, with real services, real eBPF and a small Kubernetes."""
