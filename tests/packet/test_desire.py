@@ -1,0 +1,226 @@
+"""What the kernel is to hold while buckets are being filled, lost, or say something new of an address."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.datapath.desire import Desire
+from services.datapath.endpoints import LocalEndpoint
+from services.datapath.kernel.layout import ENDPOINT, ENDPOINT_READY, PEER, SET_OPEN, packed, prefix_key
+from services.datapath.kernel.loader import Loaded
+from services.datapath.kernel.state import KernelState
+from shared.bus import Batch, Entry
+from shared.contract.base import ClassId, Identity, M, Message
+from shared.contract.identity import EndpointRecord, IpEntry, NodeRecord
+from shared.contract.names import ip_key, pod_key
+from shared.contract.policy import AddressClass, Commit, IdentityPolicy
+from shared.contract.reserved import Reserved
+
+NODE, POD_IP, REMOTE_IP, NODE_IP = "n1", "10.1.0.5", "10.2.0.5", "192.0.2.1"
+COMMIT = Commit(time="2026-01-01T00:00:00Z", policies=0, identities=0, sets=0, rows=0)
+
+
+class Kernel:
+    """Real maps, and a desire that lasts as long as a process does."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+        self._revision = 0
+        self.state = KernelState(loaded.maps)
+        for mirror in self.state.mirrors:
+            mirror.want_exactly({})
+        self.state.apply()
+        self.desire = Desire(node=NODE, kernel=self.state)
+
+    def restart(self) -> None:
+        """Another process begins, with what the kernel holds."""
+        self.state = KernelState(self._loaded.maps)
+        self.desire = Desire(node=NODE, kernel=self.state)
+
+    def batch(self, entries: dict[str, M | None], *, snapshot: bool = False) -> Batch[M]:
+        numbered = []
+        for key, value in entries.items():
+            self._revision += 1
+            numbered.append(Entry(key, value, self._revision))
+        return Batch(snapshot=snapshot, entries=tuple(numbered), revision=self._revision, caught_up=True)
+
+    def policy(self, *identities: int, addresses: dict[str, int] | None = None) -> None:
+        """A commit which knows these identities, and the own classes of some addresses."""
+        values: dict[str, Message | None] = {
+            f"identity.{number}": IdentityPolicy(identity=Identity(number), peer_class=peer_class(number))
+            for number in identities
+        }
+        for ip, number in (addresses or {}).items():
+            values[f"address.{ip_key(ip)}"] = AddressClass(
+                ip=ip, identity=Identity(number), peer_class=peer_class(9)
+            )
+        assert self.desire.take_policy(self.batch({**values, "commit": COMMIT}))
+
+    def address(self, ip: str) -> tuple[int, int] | None:
+        """Class and identity that the kernel holds for an address."""
+        self.desire.want_local()
+        assert self.state.apply().problems == ()
+        value = self.state.ipcache.get(packed(ip))
+        return None if value is None else PEER.unpack(value)
+
+    def endpoint(self) -> tuple[int, ...] | None:
+        """What the kernel holds for the local pod: its sets, ifindex, identity and flags."""
+        self.desire.want_local()
+        assert self.state.apply().problems == ()
+        value = self.state.endpoints.get(packed(POD_IP))
+        if value is None:
+            return None
+        ingress, egress, ifindex, identity, _, flags = ENDPOINT.unpack(value)
+        return ingress, egress, ifindex, identity, flags
+
+
+@pytest.fixture
+def kernel(loaded: Loaded) -> Kernel:
+    return Kernel(loaded)
+
+
+def peer_class(number: int) -> ClassId:
+    return ClassId(f"{number:016x}")
+
+
+def remote(identity: int, *, pod: str = "web") -> dict[str, IpEntry | None]:
+    entry = IpEntry(ip=REMOTE_IP, identity=Identity(identity), node="n2", namespace="shop", pod=pod)
+    return {ip_key(REMOTE_IP): entry}
+
+
+def local(identity: int) -> dict[str, IpEntry | None]:
+    entry = IpEntry(ip=POD_IP, identity=Identity(identity), node=NODE, namespace="shop", pod="db")
+    return {ip_key(POD_IP): entry}
+
+
+def nodes(*names: str) -> dict[str, NodeRecord | None]:
+    return {name: NodeRecord(name=name, pod_cidrs=(f"10.{name[1:]}.0.0/24",)) for name in names}
+
+
+LOCAL = LocalEndpoint(
+    container_id="c1",
+    ifname="eth0",
+    netns="/run/netns/c1",
+    namespace="shop",
+    pod="db",
+    uid="u1",
+    ips=(POD_IP,),
+    host_ifname="stn0123456789",
+    host_ifindex=17,
+    mac="0e:53:0a:01:00:05",
+    mtu=1500,
+)
+
+
+def enter_local(kernel: Kernel, identity: int) -> None:
+    """The local pod with everything that it takes to be ready."""
+    record = EndpointRecord(node=NODE, namespace="shop", name="db", uid="u1", identity=Identity(identity))
+    kernel.desire.local[LOCAL.host_ifname] = LOCAL
+    kernel.desire.take_endpoints(kernel.batch({pod_key(node=NODE, namespace="shop", pod="db"): record}))
+    kernel.desire.take_ipcache(kernel.batch(local(identity)))
+
+
+def test_an_address_is_entered_when_its_identity_has_a_class(kernel: Kernel) -> None:
+    kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
+    assert kernel.address(REMOTE_IP) is None
+    kernel.policy(300)
+    assert kernel.address(REMOTE_IP) == (0, 300)
+
+
+def test_a_pod_with_new_labels_keeps_its_identity_until_the_new_one_has_a_class(kernel: Kernel) -> None:
+    kernel.policy(300)
+    kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
+    kernel.desire.take_ipcache(kernel.batch(remote(301)))
+    assert kernel.address(REMOTE_IP) == (0, 300)
+    kernel.policy(301)
+    assert kernel.address(REMOTE_IP) == (0, 301)
+
+
+def test_a_pod_never_has_the_identity_of_the_one_whose_address_it_got(kernel: Kernel) -> None:
+    kernel.policy(300)
+    kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
+    assert kernel.address(REMOTE_IP) == (0, 300)
+    kernel.desire.take_ipcache(kernel.batch(remote(301, pod="other")))
+    assert kernel.address(REMOTE_IP) is None
+    kernel.policy(301)
+    assert kernel.address(REMOTE_IP) == (0, 301)
+
+
+def test_a_restart_keeps_addresses_that_no_bucket_speaks_of_until_the_buckets_are_full(
+    kernel: Kernel,
+) -> None:
+    kernel.policy(300)
+    kernel.desire.take_nodes(kernel.batch(nodes("n1", "n2"), snapshot=True))
+    kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
+    assert kernel.address(REMOTE_IP) == (0, 300)
+
+    kernel.restart()
+    kernel.policy(300)
+    kernel.desire.take_ipcache(kernel.batch({}, snapshot=True))
+    kernel.desire.take_nodes(kernel.batch({}, snapshot=True))
+    kernel.desire.take_nodes(kernel.batch(nodes("n1")))
+    assert kernel.address(REMOTE_IP) == (0, 300)
+    assert set(kernel.state.cidrs.known()) == {prefix_key("10.1.0.0/24"), prefix_key("10.2.0.0/24")}
+
+    kernel.desire.settle()
+    assert kernel.address(REMOTE_IP) is None
+    assert set(kernel.state.cidrs.known()) == {prefix_key("10.1.0.0/24")}
+
+
+def test_an_address_that_came_back_in_time_stays(kernel: Kernel) -> None:
+    kernel.policy(300)
+    kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
+    assert kernel.address(REMOTE_IP) == (0, 300)
+    kernel.restart()
+    kernel.desire.take_ipcache(kernel.batch({}, snapshot=True))
+    kernel.policy(300)
+    kernel.desire.take_ipcache(kernel.batch(remote(300)))
+    kernel.desire.settle()
+    assert kernel.address(REMOTE_IP) == (0, 300)
+
+
+def test_no_prefix_is_let_go_before_any_node_is_known(kernel: Kernel) -> None:
+    kernel.policy(300)
+    kernel.desire.take_nodes(kernel.batch(nodes("n1"), snapshot=True))
+    kernel.state.apply()
+    kernel.restart()
+    kernel.desire.take_nodes(kernel.batch({}, snapshot=True))
+    kernel.policy(300)
+    kernel.desire.settle()
+    kernel.state.apply()
+    assert set(kernel.state.cidrs.known()) == {prefix_key("10.1.0.0/24")}
+
+
+def test_a_pod_is_not_ready_while_its_own_address_is_withheld(kernel: Kernel) -> None:
+    kernel.policy(300, 301, addresses={POD_IP: 300})
+    enter_local(kernel, 301)
+    assert "the class of address" in kernel.desire.readiness(LOCAL).reason
+    endpoint = kernel.endpoint()
+    assert endpoint is not None
+    assert endpoint[4] == 0
+
+    kernel.policy(300, 301, addresses={POD_IP: 301})
+    assert kernel.endpoint() == (SET_OPEN, SET_OPEN, 17, 301, ENDPOINT_READY)
+    assert kernel.address(POD_IP) == (9, 301)
+
+
+def test_a_pod_whose_file_is_damaged_keeps_what_the_kernel_has(kernel: Kernel) -> None:
+    kernel.policy(300)
+    enter_local(kernel, 300)
+    ready = (SET_OPEN, SET_OPEN, 17, 300, ENDPOINT_READY)
+    assert kernel.endpoint() == ready
+
+    kernel.restart()
+    kernel.desire.unknown_links = frozenset({17})
+    assert kernel.endpoint() == ready
+    kernel.desire.unknown_links = frozenset()
+    assert kernel.endpoint() is None
+
+
+def test_a_node_that_has_the_addresses_of_its_pods_does_not_take_them_for_its_own(kernel: Kernel) -> None:
+    kernel.policy(300)
+    kernel.desire.local[LOCAL.host_ifname] = LOCAL
+    kernel.desire.set_own_addresses([NODE_IP, POD_IP])
+    kernel.desire.take_ipcache(kernel.batch(local(300), snapshot=True))
+    assert kernel.address(NODE_IP) == (0, Reserved.HOST)
+    assert kernel.address(POD_IP) == (0, 300)

@@ -1,0 +1,159 @@
+"""What comes of a kernel map that is full: named, held back where it must be, and over when there is room."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services.datapath.kernel.layout import (
+    ENDPOINT,
+    FRONTEND,
+    IPV4,
+    NODE_CONFIG,
+    PEER,
+    ROW_KEY,
+    ROW_SIZE,
+    SLOT_KEY,
+    U32,
+    packed,
+    port_bytes,
+)
+from services.datapath.kernel.loader import Loaded, load
+from services.datapath.kernel.maps import KernelMap
+from services.datapath.kernel.source import Sizes
+from services.datapath.kernel.state import KernelState
+from tests.packet.guardian import PINS
+from tests.packet.runs import RUN
+
+ROOM = 8
+ENDPOINT_VALUE = ENDPOINT.pack(1, 1, 7, 300, bytes(6), 1)
+
+
+@pytest.fixture(scope="module")
+def small(guardian: None) -> Iterator[Loaded]:
+    """Maps with room for a few entries each."""
+    bpffs = Path(f"/sys/fs/bpf/{PINS}{RUN}-small")
+    try:
+        sizes = Sizes(**dict.fromkeys(vars(Sizes()), ROOM))
+        yield asyncio.run(load(bpffs=bpffs, sizes=sizes))
+    finally:
+        shutil.rmtree(bpffs, ignore_errors=True)
+
+
+@pytest.fixture
+def kernel(small: Loaded) -> KernelState:
+    """Empty maps."""
+    kernel = KernelState(small.maps)
+    for mirror in kernel.mirrors:
+        mirror.want_exactly({})
+    assert kernel.apply().problems == ()
+    return kernel
+
+
+def address(number: int) -> bytes:
+    return packed(f"10.0.0.{number}")
+
+
+def peers(*numbers: int) -> dict[bytes, bytes]:
+    return {address(number): PEER.pack(0, 300 + number) for number in numbers}
+
+
+def epoch(small: Loaded) -> int:
+    config = KernelMap(
+        "node_config", path=small.maps / "node_config", key_size=4, value_size=NODE_CONFIG.size
+    )
+    try:
+        return int(NODE_CONFIG.unpack(config.get(U32.pack(0)) or b"")[0])
+    finally:
+        config.close()
+
+
+def test_a_full_map_is_named_and_takes_what_it_has_room_for(kernel: KernelState) -> None:
+    kernel.ipcache.want_exactly(peers(*range(ROOM + 3)))
+
+    applied = kernel.apply()
+
+    assert "map ipcache4 is full at 8 entries" in str(applied.policy)
+    assert applied.services is None
+    assert len(kernel.ipcache) == ROOM
+    assert not any(kernel.drift().values()), "what was written before it was full is known"
+
+
+def test_what_would_refer_to_what_is_missing_is_held_back(kernel: KernelState) -> None:
+    rows = {ROW_KEY.pack(9, number, 0): bytes(ROW_SIZE) for number in range(ROOM + 1)}
+    kernel.rows.want_exactly(rows)
+    kernel.endpoints.want(address(1), ENDPOINT_VALUE)
+    assert kernel.apply().policy is not None
+    assert len(kernel.endpoints) == 0
+
+    kernel.rows.want_exactly({})
+    assert kernel.apply().problems == ()
+    assert len(kernel.endpoints) == 1
+
+
+def test_room_is_made_by_what_is_no_longer_desired(kernel: KernelState) -> None:
+    kernel.ipcache.want_exactly(peers(*range(ROOM)))
+    assert kernel.apply().problems == ()
+    kernel.ipcache.want_exactly(peers(*range(2, ROOM + 2)))
+    assert kernel.apply().problems == ()
+    assert set(kernel.ipcache.known()) == set(peers(*range(2, ROOM + 2)))
+
+
+def test_services_hold_back_no_policy_and_policy_no_services(kernel: KernelState) -> None:
+    for slot in range(ROOM + 1):
+        value = IPV4.backend.pack(address(slot), port_bytes(80), 0)
+        kernel.backends.want(SLOT_KEY.pack(1, slot), value)
+    kernel.frontends.want(IPV4.frontend_key.pack(address(1), port_bytes(80), 6), FRONTEND.pack(1, 9, 0))
+    kernel.ipcache.want_exactly(peers(1))
+    applied = kernel.apply()
+    assert "backends4 is full" in str(applied.services)
+    assert applied.policy is None
+    assert (len(kernel.ipcache), len(kernel.frontends)) == (1, 0)
+
+    kernel.backends.want_exactly({})
+    kernel.ipcache.want_exactly(peers(*range(ROOM + 1)))
+    applied = kernel.apply()
+    assert applied.services is None
+    assert applied.policy is not None
+    assert len(kernel.frontends) == 1
+
+
+def test_cached_verdicts_are_void_after_a_failure_too(small: Loaded, kernel: KernelState) -> None:
+    before = epoch(small)
+    kernel.classes.want(U32.pack(300), bytes(8))
+    kernel.ipcache.want_exactly(peers(*range(ROOM + 1)))
+    assert kernel.apply().policy is not None
+    assert epoch(small) > before
+
+
+def test_an_endpoint_that_is_gone_is_erased_whatever_is_full(kernel: KernelState) -> None:
+    kernel.endpoints.want(address(1), ENDPOINT_VALUE)
+    assert kernel.apply().problems == ()
+    kernel.ipcache.want_exactly(peers(*range(ROOM + 1)))
+    kernel.endpoints.want(address(1), None)
+    assert kernel.apply().policy is not None
+    assert len(kernel.endpoints) == 0
+
+
+def test_drift_is_mended_and_a_change_made_meanwhile_is_not_undone(
+    small: Loaded, kernel: KernelState
+) -> None:
+    kernel.ipcache.want_exactly(peers(1, 2, 3))
+    assert kernel.apply().problems == ()
+    other = KernelMap("ipcache4", path=small.maps / "ipcache4", key_size=4, value_size=PEER.size)
+    other.delete(address(1))
+    other.put(address(2), PEER.pack(0, 999))
+    other.put(address(4), PEER.pack(0, 999))
+
+    drift = kernel.drift()
+    kernel.ipcache.want(address(2), PEER.pack(0, 777))
+    kernel.ipcache.want(address(3), None)
+    assert kernel.repair(drift) == 3
+    assert kernel.apply().problems == ()
+
+    assert dict(other.items()) == {address(1): PEER.pack(0, 301), address(2): PEER.pack(0, 777)}
+    other.close()
