@@ -24,6 +24,7 @@ static __always_inline int answer_arp(struct __sk_buff *skb)
 	struct address4 sender, target;
 	struct arp4 arp, reply;
 	__u32 zero = 0;
+	__u8 reason = DROP_UNSUPPORTED_L2_PROTOCOL;
 
 	config = node_config.lookup(&zero);
 	if (!config || bpf_skb_load_bytes(skb, ETH_HLEN, &arp, sizeof(arp)) || arp.operation != ARP_REQUEST)
@@ -31,8 +32,12 @@ static __always_inline int answer_arp(struct __sk_buff *skb)
 	__builtin_memcpy(&sender, arp.sender, sizeof(sender));
 	__builtin_memcpy(&target, arp.target, sizeof(target));
 	endpoint = endpoints4.lookup(&sender);
-	if (!endpoint || endpoint->ifindex != skb->ifindex || same_address4(&sender, &target))
+	if (same_address4(&sender, &target))
 		goto drop;
+	reason = DROP_INVALID_SOURCE_IP;
+	if (!endpoint || endpoint->ifindex != skb->ifindex)
+		goto drop;
+	reason = DROP_WRITE_ERROR;
 	reply = arp;
 	reply.operation = ARP_REPLY;
 	__builtin_memcpy(reply.sender_mac, config->mac, 6);
@@ -45,6 +50,6 @@ static __always_inline int answer_arp(struct __sk_buff *skb)
 		goto drop;
 	return bpf_redirect(skb->ifindex, 0);
 drop:
-	count_drop(skb, DROP_INVALID_SOURCE_IP, 0);
+	count_drop(skb, reason, 0);
 	return TC_ACT_SHOT;
 }

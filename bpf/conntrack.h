@@ -76,16 +76,14 @@ static __always_inline int F(outlived)(const struct F(ct_entry) * entry, const s
 /* Takes note of a packet that an entry lets pass. The other direction's entry hears of it when the connection changes
  * state and otherwise once a tick, so that one-way traffic keeps both alive. If there is none (the map was full), the
  * next packet of the side that opened the connection is decided again, which enters it anew. */
-static __always_inline void F(account)(struct __sk_buff *skb, const struct packet *packet,
-				       const struct F(tuple) * tuple, struct F(ct_entry) * entry, __u32 now)
+static __always_inline void F(account)(const struct packet *packet, const struct F(tuple) * tuple,
+				       struct F(ct_entry) * entry, __u32 now)
 {
 	struct F(ct_entry) * other;
 	struct F(tuple) key;
 	__u8 flags = entry->flags, news = packet->tcp_flags & ~entry->tcp_flags;
 	__u32 expires;
 
-	entry->packets += 1;
-	entry->bytes += skb->len;
 	if (flags & CT_REPLY)
 		flags |= CT_ESTABLISHED;
 	expires = now + F(life)(tuple, flags);
@@ -108,6 +106,20 @@ static __always_inline void F(account)(struct __sk_buff *skb, const struct packe
 	entry->expires = expires;
 	other->flags |= flags & (CT_ESTABLISHED | CT_CLOSING);
 	other->expires = expires;
+}
+
+/* Keeps a denied connection's entries alive: without them, the other side's next packet would look like a connection of
+ * its own. */
+static __always_inline void F(keep)(const struct F(tuple) * tuple, struct F(ct_entry) * entry, __u32 now)
+{
+	struct F(ct_entry) * other;
+	struct F(tuple) key;
+
+	entry->expires = now + F(life)(tuple, entry->flags);
+	F(partner)(&key, tuple, entry);
+	other = F(ct).lookup(&key);
+	if (other)
+		other->expires = entry->expires;
 }
 
 /* Whether the tuple of a connection's answers belongs to another connection that lives. */
@@ -157,7 +169,6 @@ static __always_inline int F(enter_answer)(struct F(tuple) * forward, struct F(c
 	reply.origin = answer_origin;
 	reply.target = answer_target;
 	reply.expires = entry->expires;
-	reply.created = now;
 	reply.flags = entry->flags | CT_REPLY;
 	if (entry->flags & CT_TRANSLATE)
 		F(reverse)(&reply.to, forward);

@@ -36,12 +36,16 @@
 #define CT_TRANSLATE 2   /* packets of this tuple are rewritten to `to` */
 #define CT_ESTABLISHED 4 /* both directions have been seen */
 #define CT_CLOSING 8     /* a reset, or a FIN of each side, has been seen */
-#define CT_HAIRPIN 32    /* a pod that reaches itself through a Service */
-#define CT_SERVICE 64    /* the client addressed a frontend */
+#define CT_HAIRPIN 16    /* a pod that reaches itself through a Service */
+#define CT_SERVICE 32    /* the client addressed a frontend */
 
 /* Source ports given to connections whose own is taken: from this one on, and how many are tried. */
 #define OTHER_PORTS 49152
 #define OTHER_PORT_ATTEMPTS 4
+
+/* First port of those that Linux gives to clients (net.ipv4.ip_local_port_range): who speaks from one is taken to be
+ * the client of a connection that was not seen to open. */
+#define CLIENT_PORTS 32768
 
 /* Where packets of a conntrack entry come from, if not from a pod (then: ifindex of its host side). */
 #define ORIGIN_NET 0

@@ -1,4 +1,4 @@
-/* What leaves the kernel: counters of drops, and events through the rings. Nothing is lost uncounted. */
+/* What leaves the kernel: counters of drops, and events through the rings. What a full ring refuses is counted. */
 #pragma once
 
 #define RING_DROPS 0

@@ -13,8 +13,6 @@ struct F(tuple) {
 
 /* What is known of the packets of one tuple. */
 struct F(ct_entry) {
-	__u64 packets;
-	__u64 bytes;
 	__u32 epoch; /* node_config.epoch under which the verdict was reached */
 	__u32 origin; /* ifindex of the sending pod's host side, or ORIGIN_* */
 	__u32 target; /* ifindex of the receiving pod's host side, 0: not a pod of this node */
@@ -22,11 +20,7 @@ struct F(ct_entry) {
 	__u8 flags;
 	__u8 tcp_flags; /* all that this direction has sent */
 	__u16 pad;
-	__u32 created; /* tick */
 	struct F(tuple) to; /* with CT_TRANSLATE: what the packets become */
-#if FAMILY == 4
-	__u32 pad2[2];
-#endif
 };
 
 /* A pod of this node, by its address. */
@@ -35,8 +29,8 @@ struct F(endpoint) {
 	__u64 egress_set;
 	__u32 ifindex; /* host side of its veth */
 	__u32 identity;
-	__u8 mac[6];
-	__u16 flags;
+	__u32 flags;
+	__u32 pad;
 };
 
 /* Whom an address belongs to. */

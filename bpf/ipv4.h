@@ -92,6 +92,7 @@ static __always_inline int parse4(struct __sk_buff *skb, struct packet *packet, 
 	struct fragment_key4 key = {};
 	struct fragment4 *known;
 	struct iphdr *ip;
+	__u32 header;
 
 	if (!readable(skb, OFFSET_IP + sizeof(*ip)))
 		return DROP_INVALID_PACKET;
@@ -105,11 +106,18 @@ static __always_inline int parse4(struct __sk_buff *skb, struct packet *packet, 
 	if (!(ip->frag_off & (IP4_MORE_FRAGMENTS | IP4_FRAGMENT_OFFSET)))
 		return parse_transport4(skb, packet, tuple);
 
+	/* What is judged has to be what the receiver will put together (RFC 1858, RFC 3128): the transport header lies
+	 * in the first fragment, not in what pads its frame, and no other one reaches into it. */
+	header = ip->protocol == IPPROTO_TCP ? TCP_HEADER : LEAST_HEADER;
 	if (!(ip->frag_off & IP4_FRAGMENT_OFFSET)) {
+		if (bpf_ntohs(ip->tot_len) < ip->ihl * 4 + header)
+			return DROP_CT_INVALID_HEADER;
 		packet->first = 1;
 		packet->id = ip->id;
 		return parse_transport4(skb, packet, tuple);
 	}
+	if (bpf_ntohs(ip->frag_off & IP4_FRAGMENT_OFFSET) * 8 < header)
+		return DROP_CT_INVALID_HEADER;
 	key.src = tuple->src;
 	key.dst = tuple->dst;
 	key.id = ip->id;
@@ -265,7 +273,7 @@ static __always_inline int translate_error4(struct __sk_buff *skb, const struct 
 }
 
 /* Sends a packet out by the node's routes, as its stack would; TC_ACT_OK leaves it to the stack, which also answers
- * what cannot be sent (expired TTL, too long, unreachable). */
+ * what cannot be sent (expired TTL, too long, unreachable). Returns a tc action or a negative drop reason. */
 static __always_inline int route4(struct __sk_buff *skb, const struct tuple4 *tuple)
 {
 	struct bpf_fib_lookup fib = {};
@@ -289,6 +297,6 @@ static __always_inline int route4(struct __sk_buff *skb, const struct tuple4 *tu
 	    bpf_skb_store_bytes(skb, OFFSET_IP + offsetof(struct iphdr, ttl), ttl, 1, 0) ||
 	    bpf_skb_store_bytes(skb, 0, fib.dmac, ETH_ALEN, 0) ||
 	    bpf_skb_store_bytes(skb, ETH_ALEN, fib.smac, ETH_ALEN, 0))
-		return TC_ACT_SHOT;
+		return -DROP_WRITE_ERROR;
 	return bpf_redirect(fib.ifindex, 0);
 }

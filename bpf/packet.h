@@ -8,6 +8,10 @@
 
 #define OFFSET_IP ETH_HLEN
 
+/* Transport headers without options: TCP's, and the least of the others (UDP, ICMP). */
+#define TCP_HEADER 20
+#define LEAST_HEADER 8
+
 /* Where things are in a packet and what kind of packet it is. */
 struct packet {
 	__u32 l4;           /* offset of the transport header, 0: a later fragment has none */

@@ -1,7 +1,8 @@
 /* The path of a packet through this node: find its connection, or decide about a new one, then send it on.
  *
  * A packet of a known connection costs one conntrack look-up: the entry holds verdict, translation and target, and is
- * good while its epoch is the node's. Everything else goes through decide(). */
+ * good while its epoch is the node's. Everything else goes through decide(), and while the maps are being changed (an
+ * odd epoch) every packet does. */
 
 /* What decide() works on and finds out. */
 struct F(decision) {
@@ -10,6 +11,8 @@ struct F(decision) {
 	__u8 pad[7];
 	struct F(peer) client;
 	struct F(peer) server;
+	__u32 client_ifindex; /* host side of its veth, 0: not a pod of this node */
+	__u32 server_ifindex;
 	__u64 egress_set;
 	__u64 ingress_set;
 	struct verdict egress;
@@ -88,6 +91,31 @@ static __always_inline void F(tell_decision)(struct __sk_buff *skb, const struct
 	tell(event);
 }
 
+/* Takes the other end for the client. */
+static __always_inline void F(turn)(struct F(decision) * decision)
+{
+	struct F(tuple) flow = decision->flow;
+
+	F(reverse)(&decision->flow, &flow);
+	decision->fresh.flags ^= CT_REPLY;
+	decision->egress_set = decision->ingress_set = 0;
+	decision->egress = decision->ingress = (struct verdict){.rule = RULE_NONE};
+	decision->asked = (decision->asked ^ EVENT_REPLY) & ~(EVENT_EGRESS | EVENT_INGRESS);
+}
+
+/* Whether a packet without an entry belongs to a TCP connection that was not seen to open: the map was full, or the
+ * programs came later than the connection. */
+static __always_inline int F(under_way)(const struct packet *packet, const struct F(tuple) * tuple)
+{
+	return tuple->protocol == IPPROTO_TCP && !tcp_opens(packet);
+}
+
+/* Whether the ports of such a packet leave open which end is the client. */
+static __always_inline int F(ambiguous)(const struct F(tuple) * tuple)
+{
+	return (bpf_ntohs(tuple->sport) >= CLIENT_PORTS) == (bpf_ntohs(tuple->dport) >= CLIENT_PORTS);
+}
+
 /* Finds out who talks to whom: decision->flow and decision->fresh.flags. Returns the port (host order) that policy is
  * asked about, or a negative drop reason. */
 static __always_inline int F(orient)(const struct packet *packet, const struct F(tuple) * tuple,
@@ -107,6 +135,11 @@ static __always_inline int F(orient)(const struct packet *packet, const struct F
 		}
 		return bpf_ntohs(decision->flow.dport);
 	}
+	/* The client has the greater port. */
+	if (F(under_way)(packet, tuple) && bpf_ntohs(tuple->sport) < bpf_ntohs(tuple->dport)) {
+		F(turn)(decision);
+		return bpf_ntohs(decision->flow.dport);
+	}
 	if (!pod)
 		return packet->policy_port;
 	selected = F(select_backend)(&decision->flow);
@@ -123,80 +156,73 @@ static __always_inline int F(orient)(const struct packet *packet, const struct F
 	return bpf_ntohs(decision->flow.dport);
 }
 
-/* Decides about the connection that `tuple` belongs to, by the policies of those of its ends that are pods of this
- * node, and remembers it in conntrack. `entry` is the tuple's live entry, if any; the rest as in
- * handle(). Returns 0 or a drop reason. */
-static __always_inline int F(decide)(struct __sk_buff *skb, const struct packet *packet,
-				     struct F(tuple) * tuple, struct F(ct_entry) * entry,
-				     struct F(decision) * decision, __u32 epoch, __u32 origin, int delivering,
-				     __u32 now)
+/* Asks the policies of those ends of decision->flow that are pods of this node, about `port` of the server. `origin` as
+ * in handle(). Returns 0 or a drop reason. */
+static __always_inline int F(judge)(struct F(decision) * decision, __u8 protocol, int port, __u32 origin)
 {
-	struct F(ct_entry) *fresh = &decision->fresh;
-	struct F(endpoint) * source, *client, *server;
-	struct F(ct_entry) * answering;
-	struct F(tuple) answer;
-	int pod = is_pod(origin), hairpin, port, reason = 0;
-	__u32 answer_origin, client_ifindex, server_ifindex;
-
-	if (!entry && (packet->inner || F(answers)(packet, tuple)))
-		return DROP_CT_INVALID_HEADER;
-	/* Only a pod may use its address, and only on its own interface. An ICMP error may come from any router. */
-	source = F(endpoints).lookup(&tuple->src);
-	if (!packet->inner && (pod ? !source || source->ifindex != origin : !!source))
-		return DROP_INVALID_SOURCE_IP;
-	port = F(orient)(packet, tuple, entry, decision, pod);
-	if (port < 0)
-		return -port;
-	hairpin = fresh->flags & CT_HAIRPIN;
+	struct F(endpoint) *client = F(endpoints).lookup(&decision->flow.src);
+	struct F(endpoint) *server = F(endpoints).lookup(&decision->flow.dst);
+	int hairpin = decision->fresh.flags & CT_HAIRPIN;
 
 	F(find_peer)(&decision->client, &decision->flow.src);
 	F(find_peer)(&decision->server, &decision->flow.dst);
 	if (hairpin)
 		decision->client = decision->server;
-	if (origin == ORIGIN_NET && !packet->inner &&
-	    (fresh->flags & CT_REPLY ? decision->server.identity : decision->client.identity) ==
-		    IDENTITY_HOST)
-		return DROP_INVALID_SOURCE_IP;
-	client = F(endpoints).lookup(&decision->flow.src);
-	server = F(endpoints).lookup(&decision->flow.dst);
+	decision->client_ifindex = hairpin ? origin : client ? client->ifindex : 0;
+	decision->server_ifindex = hairpin ? origin : server ? server->ifindex : 0;
 	if ((client && !(client->flags & ENDPOINT_READY)) || (server && !(server->flags & ENDPOINT_READY)))
 		return DROP_ENDPOINT_NOT_READY;
 
-	client_ifindex = hairpin ? origin : client ? client->ifindex : 0;
-	server_ifindex = hairpin ? origin : server ? server->ifindex : 0;
-	/* Nothing reaches a pod whose address the kernel does not know: its policy would not be asked. */
-	if (delivering && skb->ifindex != (fresh->flags & CT_REPLY ? client_ifindex : server_ifindex))
-		return DROP_ENDPOINT_NOT_READY;
-
 	/* A pod always reaches itself, and a node and its own pods always reach one another. */
-	if (client && client != server && !hairpin && decision->server.identity != IDENTITY_HOST) {
+	if (client == server || hairpin)
+		return 0;
+	if (client && decision->server.identity != IDENTITY_HOST) {
 		decision->asked |= EVENT_EGRESS;
 		decision->egress_set = client->egress_set;
-		ask_policy(&decision->egress, client->egress_set, decision->server.peer_class,
-			   tuple->protocol, port);
-		reason = decision->egress.reason;
+		ask_policy(&decision->egress, client->egress_set, decision->server.peer_class, protocol,
+			   port);
+		if (decision->egress.reason)
+			return decision->egress.reason;
 	}
-	if (!reason && server && client != server && !hairpin && decision->client.identity != IDENTITY_HOST) {
+	if (server && decision->client.identity != IDENTITY_HOST) {
 		decision->asked |= EVENT_INGRESS;
 		decision->ingress_set = server->ingress_set;
-		ask_policy(&decision->ingress, server->ingress_set, decision->client.peer_class,
-			   tuple->protocol, port);
-		reason = decision->ingress.reason;
-		if (reason)
+		ask_policy(&decision->ingress, server->ingress_set, decision->client.peer_class, protocol,
+			   port);
+		if (decision->ingress.reason) {
 			decision->asked |= EVENT_AT_INGRESS;
+			return decision->ingress.reason;
+		}
 	}
-	/* A denied connection keeps its entry: without it, its answers would look like new connections. The entry keeps
-	 * its epoch too, so that each of its packets is decided again. */
-	if (reason)
-		return reason;
+	return 0;
+}
+
+/* Where packets of one end come from: its pod's host side, or ORIGIN_*. */
+static __always_inline __u32 F(origin_of)(const struct F(peer) * peer, __u32 ifindex)
+{
+	if (ifindex)
+		return ifindex;
+	return peer->identity == IDENTITY_HOST ? ORIGIN_HOST : ORIGIN_NET;
+}
+
+/* Remembers an allowed connection in conntrack, or that its known `entry` is allowed still. Returns 0 or a drop
+ * reason. */
+static __always_inline int F(remember)(const struct packet *packet, struct F(tuple) * tuple,
+				       struct F(ct_entry) * entry, struct F(decision) * decision, __u32 epoch,
+				       __u32 origin, __u32 now)
+{
+	__u32 client_ifindex = decision->client_ifindex, server_ifindex = decision->server_ifindex;
+	__u32 answer_origin = F(origin_of)(&decision->server, server_ifindex);
+	struct F(ct_entry) *fresh = &decision->fresh;
+	struct F(ct_entry) * answering;
+	struct F(tuple) answer;
+	int reason = 0;
+
 	if (entry && entry->flags & CT_REPLY) {
 		entry->target = client_ifindex;
 		entry->epoch = epoch;
 		return 0;
 	}
-	answer_origin = server_ifindex;
-	if (!server_ifindex)
-		answer_origin = decision->server.identity == IDENTITY_HOST ? ORIGIN_HOST : ORIGIN_NET;
 	F(reverse)(&answer, &decision->flow);
 	if (entry) {
 		entry->target = server_ifindex;
@@ -207,20 +233,74 @@ static __always_inline int F(decide)(struct __sk_buff *skb, const struct packet 
 			entry->epoch = epoch;
 		return reason;
 	}
+	fresh->epoch = epoch;
+	fresh->origin = origin;
+	fresh->target = server_ifindex;
+	fresh->expires = now + F(life)(tuple, 0);
+	if (fresh->flags & CT_REPLY) {
+		fresh->flags = 0;
+		fresh->origin = F(origin_of)(&decision->client, client_ifindex);
+		if (F(taken)(&decision->flow, tuple, now))
+			return DROP_CT_MAP_INSERTION_FAILED;
+		return F(enter)(&decision->flow, fresh, tuple, origin, client_ifindex, now);
+	}
 	if (F(taken)(tuple, &answer, now)) {
-		if (!pod)
+		if (!is_pod(origin))
 			return DROP_CT_MAP_INSERTION_FAILED;
 		reason = F(use_other_port)(tuple, fresh, &decision->flow, &answer, now);
 		if (reason)
 			return reason;
 	}
-	fresh->epoch = epoch;
-	fresh->origin = origin;
-	fresh->target = server_ifindex;
-	fresh->created = now;
-	fresh->expires = now + F(life)(tuple, 0);
 	fresh->to = decision->flow;
 	return F(enter)(tuple, fresh, &answer, answer_origin, client_ifindex, now);
+}
+
+/* Decides about the connection that `tuple` belongs to, by the policies of those of its ends that are pods of this
+ * node, and remembers it in conntrack. `entry` is the tuple's live entry, if any; the rest as in
+ * handle(). Returns 0 or a drop reason. */
+static __always_inline int F(decide)(struct __sk_buff *skb, const struct packet *packet,
+				     struct F(tuple) * tuple, struct F(ct_entry) * entry,
+				     struct F(decision) * decision, __u32 epoch, __u32 origin, int delivering,
+				     __u32 now)
+{
+	struct F(endpoint) * source;
+	struct F(peer) * sender;
+	int pod = is_pod(origin), port, reason = 0;
+	__u32 receiver_ifindex;
+
+	if (!entry && (packet->inner || F(answers)(packet, tuple)))
+		return DROP_CT_INVALID_HEADER;
+	/* Only a pod may use its address, and only on its own interface. An ICMP error may come from any router. */
+	source = F(endpoints).lookup(&tuple->src);
+	if (!packet->inner && (pod ? !source || source->ifindex != origin : !!source))
+		return DROP_INVALID_SOURCE_IP;
+	port = F(orient)(packet, tuple, entry, decision, pod);
+	if (port < 0)
+		return -port;
+	/* A connection that was cut must not come back as its own reverse, so then either has to be allowed. */
+	if (!entry && F(under_way)(packet, tuple) && F(ambiguous)(tuple)) {
+		F(turn)(decision);
+		reason = F(judge)(decision, tuple->protocol, bpf_ntohs(decision->flow.dport), origin);
+		if (reason)
+			return reason;
+		F(turn)(decision);
+	}
+	reason = F(judge)(decision, tuple->protocol, port, origin);
+	sender = decision->asked & EVENT_REPLY ? &decision->server : &decision->client;
+	if (origin == ORIGIN_NET && !packet->inner && sender->identity == IDENTITY_HOST)
+		return DROP_INVALID_SOURCE_IP;
+	/* Nothing reaches a pod whose address the kernel does not know: its policy would not be asked. */
+	receiver_ifindex =
+		decision->asked & EVENT_REPLY ? decision->client_ifindex : decision->server_ifindex;
+	if (!reason && delivering && skb->ifindex != receiver_ifindex)
+		return DROP_ENDPOINT_NOT_READY;
+	/* A denied connection's entry keeps its epoch, so that each of its packets is decided again. */
+	if (reason) {
+		if (entry)
+			F(keep)(tuple, entry, now);
+		return reason;
+	}
+	return F(remember)(packet, tuple, entry, decision, epoch, origin, now);
 }
 
 /* Finds the connection that an ICMP error belongs to: `tuple` becomes the one of the error's direction. An error of no
@@ -258,12 +338,14 @@ static __always_inline int F(handle)(struct __sk_buff *skb, __u32 origin, int de
 	struct F(tuple) * tuple;
 	struct F(ct_entry) *entry = 0;
 	struct node_config *config;
-	__u32 zero = 0, target, now = now_ticks();
-	int reason, fresh;
+	__u32 zero = 0, epoch, target, now = now_ticks();
+	int reason, action, fresh, stale = 0;
 
 	config = node_config.lookup(&zero);
 	if (!config)
 		return TC_ACT_SHOT;
+	/* Once, before any other map is read: a change meanwhile makes void whatever is decided by it. */
+	epoch = *(volatile __u32 *)&config->epoch;
 	parsed = F(parsings).lookup(&zero);
 	if (!parsed)
 		return TC_ACT_SHOT;
@@ -280,19 +362,21 @@ static __always_inline int F(handle)(struct __sk_buff *skb, __u32 origin, int de
 	if (packet->inner)
 		F(find_erroneous)(skb, packet, tuple, origin, now);
 	entry = F(ct).lookup(tuple);
-	if (entry && (!F(speaks_for)(entry, packet, tuple, origin, now) ||
-		      (delivering && entry->target != skb->ifindex) ||
-		      (entry->epoch != config->epoch && F(outlived)(entry, packet, tuple, origin))))
-		entry = 0;
+	if (entry) {
+		stale = epoch & 1 || entry->epoch != epoch;
+		if (!F(speaks_for)(entry, packet, tuple, origin, now) ||
+		    (delivering && entry->target != skb->ifindex) ||
+		    (stale && F(outlived)(entry, packet, tuple, origin)))
+			entry = 0;
+	}
 	if (!entry && origin == ORIGIN_NET && !delivering && !F(endpoints).lookup(&tuple->dst))
 		return TC_ACT_OK; /* from outside to the node itself */
-	if (!entry || entry->epoch != config->epoch) {
+	if (!entry || stale) {
 		decision = F(begin)(tuple);
 		if (!decision)
 			return TC_ACT_SHOT;
 		fresh = !entry;
-		reason = F(decide)(skb, packet, tuple, entry, decision, config->epoch, origin, delivering,
-				   now);
+		reason = F(decide)(skb, packet, tuple, entry, decision, epoch, origin, delivering, now);
 		if (reason)
 			goto drop;
 		entry = F(ct).lookup(tuple);
@@ -305,7 +389,7 @@ static __always_inline int F(handle)(struct __sk_buff *skb, __u32 origin, int de
 	}
 	target = entry->target;
 	if (!packet->inner)
-		F(account)(skb, packet, tuple, entry, now);
+		F(account)(packet, tuple, entry, now);
 	if (packet->first && !packet->inner)
 		F(expect_fragments)(packet, tuple);
 	if (entry->flags & CT_TRANSLATE) {
@@ -325,7 +409,13 @@ static __always_inline int F(handle)(struct __sk_buff *skb, __u32 origin, int de
 		return TC_ACT_OK;
 	if (target)
 		return bpf_redirect_peer(target, 0);
-	return is_pod(origin) ? F(route)(skb, tuple) : TC_ACT_OK;
+	if (!is_pod(origin))
+		return TC_ACT_OK;
+	action = F(route)(skb, tuple);
+	if (action >= 0)
+		return action;
+	reason = -action;
+	decision = F(begin)(tuple);
 drop:
 	if (!decision)
 		return TC_ACT_SHOT;

@@ -9,15 +9,13 @@ static __always_inline int F(select_backend)(struct F(tuple) * flow)
 	struct F(frontend) * frontend;
 	struct F(backend) * backend;
 	struct F(slot_key) slot = {};
-	int
-	try
-		;
+	int attempt;
 
 	key.address = flow->dst;
 	key.port = flow->dport;
 	key.protocol = flow->protocol;
 #pragma unroll
-	for (try = 0; try < 2; try ++) {
+	for (attempt = 0; attempt < 2; attempt++) {
 		frontend = F(frontends).lookup(&key);
 		if (!frontend) {
 			key.port = 0;

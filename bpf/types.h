@@ -8,7 +8,7 @@ struct address4 {
 
 /* State of the node that every packet needs. */
 struct node_config {
-	__u32 epoch; /* moves whenever a cached verdict might have changed */
+	__u32 epoch; /* moves whenever a cached verdict might have changed; odd while maps are being changed */
 	__u8 mac[6]; /* address of the host side of every pod's veth */
 	__u8 pad[6];
 };

@@ -19,6 +19,8 @@ from services.datapath.netlink import Netlink
 
 log = logging.getLogger(__name__)
 
+UPLINK_PROGRAM = "from_network"
+
 
 class Attachments:
     """See the module. ``pods`` tells the host sides of all pods' links, by ifindex."""
@@ -28,19 +30,36 @@ class Attachments:
         self._netlink = netlink
         self._pods = pods
         self._uplinks: frozenset[int] = frozenset()
+        self._leaving: frozenset[int] = frozenset()
+        """Interfaces that are no uplinks any more and still have the program."""
         self._enforcing: bool | None = None
+        self._told = False
         self._failures: dict[int, str] = {}
         self._lock = asyncio.Lock()
 
     @property
     def enforcing(self) -> bool:
-        """Whether this node is known to enforce policy."""
-        return bool(self._enforcing)
+        """Whether packets meet the programs on all interfaces but those in ``problems``."""
+        return self._told
 
     @property
     def problems(self) -> tuple[str, ...]:
         """Sentences about interfaces that are not as they must be."""
         return tuple(self._failures.values())
+
+    async def adopt(self) -> bool:
+        """Takes note of what an earlier process has left; True where programs of another text enforce."""
+        async with self._lock:
+            self._uplinks = await self._netlink.interfaces_with(UPLINK_PROGRAM)
+            names = {hook.name for hook in self._hooks()}
+            older = [
+                hook
+                for hook in self._hooks()
+                if await self._netlink.attached_program(ifindex=hook.ifindex, side=hook.side)
+                not in (None, *names)
+            ]
+            self._told = bool(older)
+        return bool(older)
 
     async def guard(self, ifindex: int) -> None:
         """Puts programs on a new pod's link; raises :class:`LinkError`."""
@@ -56,6 +75,7 @@ class Attachments:
                 return
             changed, self._enforcing = on != self._enforcing, on
             await self._settle()
+            self._told = on
         if changed:
             log.info("enforcement is %s", "on" if on else "off")
 
@@ -63,8 +83,8 @@ class Attachments:
         """The interfaces to other machines."""
         async with self._lock:
             before, self._uplinks = self._uplinks, frozenset(ifindexes)
-            for ifindex in before - self._uplinks:
-                await self._attempt(ifindex, self._netlink.detach_programs(ifindex))
+            self._leaving = (self._leaving | before) - self._uplinks
+            await self._leave()
             for ifindex in self._uplinks - before if self._enforcing else ():
                 await self._attempt(ifindex, self._netlink.attach_program(self._uplink_hook(ifindex)))
 
@@ -86,18 +106,24 @@ class Attachments:
         else:
             for ifindex in {hook.ifindex for hook in self._hooks()}:
                 await self._attempt(ifindex, self._netlink.detach_programs(ifindex))
+        await self._leave()
         if not self._failures:
             remove_stale(self._loaded)
+
+    async def _leave(self) -> None:
+        for ifindex in self._leaving:
+            if await self._attempt(ifindex, self._netlink.detach_programs(ifindex)):
+                self._leaving -= {ifindex}
 
     async def _attempt(self, ifindex: int, change: Awaitable[None]) -> bool:
         try:
             await change
         except LinkError as error:
-            if ifindex not in {hook.ifindex for hook in self._hooks()}:
-                return False  # a pod that was deleted meanwhile
-            log.warning("interface %d: %s", ifindex, error)
-            self._failures[ifindex] = str(error)
-            return False
+            if ifindex in self._leaving or ifindex in {hook.ifindex for hook in self._hooks()}:
+                log.warning("interface %d: %s", ifindex, error)
+                self._failures[ifindex] = str(error)
+            return False  # else it was a pod that has been deleted meanwhile
+        self._failures.pop(ifindex, None)
         return True
 
     def _hooks(self) -> list[Hook]:
@@ -111,7 +137,7 @@ class Attachments:
         )
 
     def _uplink_hook(self, ifindex: int) -> Hook:
-        return self._hook(ifindex, side="ingress", program="from_network")
+        return self._hook(ifindex, side="ingress", program=UPLINK_PROGRAM)
 
     def _hook(self, ifindex: int, *, side: str, program: str) -> Hook:
         name = f"{program}-{self._loaded.programs.name.removeprefix('programs-')}"

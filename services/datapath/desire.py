@@ -2,8 +2,8 @@
 
 Nothing here touches the kernel: :class:`Desire` calls ``want`` of the mirrors, and somebody else applies.
 Two joins keep packets from meeting half a truth: an address is not entered with an identity whose peer
-class is not known yet (it keeps what it had), and an endpoint does not become ready before its policy sets
-and its own address are known.
+class is not known yet (a pod with new labels keeps what it had, whoever is new at an address has nothing),
+and an endpoint does not become ready before its policy sets and its own address are known.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from services.datapath.committed import Change, Committed
 from services.datapath.desired import set_rows
 from services.datapath.endpoints import LocalEndpoint
 from services.datapath.frontends import Frontends
-from services.datapath.kernel.errors import Unrealisable
 from services.datapath.kernel.layout import (
     ENDPOINT,
     ENDPOINT_READY,
@@ -58,9 +57,9 @@ class Desire:
         self.policy: Committed[Message] = Committed()
         self.local: dict[str, LocalEndpoint] = {}
         """Pods of this node, by the name of their host-side interface."""
-        self.unknown_links: frozenset[int] = frozenset()
-        """Own links (ifindex) of pods of which nothing can be read any more: they keep what the kernel
-        has."""
+        self.unknown_links: dict[str, int] = {}
+        """Own links (name to ifindex) of pods of which nothing can be read any more: they keep the identity
+        that the kernel has for them, and get the policy of that."""
         self.sets: dict[str, PolicySet] = {}
         """Policy sets by id; those that are gone stay until their last events have been told."""
         self.problems: dict[str, str] = {}
@@ -74,6 +73,11 @@ class Desire:
         self._leaving: set[str] = set()
         self._address_classes: dict[str, AddressClass] = {}
         self._withheld: dict[int, set[str]] = {}
+
+    @property
+    def unfit_sets(self) -> bool:
+        """Whether some set does not fit into the kernel as it was published."""
+        return any(key.startswith("set.") for key in self.problems)
 
     # -- addresses ---------------------------------------------------------------------------------
 
@@ -91,17 +95,24 @@ class Desire:
             for ip in self.ipcache.keys() - kept:
                 del self.ipcache[ip]
         for entry in batch.entries:
-            ip = _ip_of(entry.key)
+            ip, after = _ip_of(entry.key), entry.value
             before = self.ipcache.pop(ip, None)
             if before is not None:
                 self._release(ip, before.identity)
-            if entry.value is not None:
-                self.ipcache[ip] = entry.value
-                if before is not None and _owner(before) != _owner(entry.value):
-                    # Its class may not be known yet; it must not have its predecessor's meanwhile.
-                    self._want_identity(ip, None)
+            if after is not None:
+                self.ipcache[ip] = after
+            if self._passes_on(ip, before, after):
+                # The class of who has it now may not be known yet, and the predecessor's is not theirs.
+                self._want_identity(ip, None)
         self._unclaimed -= touched
         self._want_addresses(touched)
+
+    def _passes_on(self, ip: str, before: IpEntry | None, after: IpEntry | None) -> bool:
+        """Whether an address has, or may have, another owner than the kernel knows."""
+        if before is not None:
+            return after is None or _owner(before) != _owner(after)
+        held = self._kernel.ipcache.get(packed(ip))
+        return after is not None and held is not None and PEER.unpack(held)[1] != after.identity
 
     def settle(self) -> None:
         """Lets go of what an earlier process left in the kernel and no bucket has spoken of since."""
@@ -199,15 +210,15 @@ class Desire:
         for key, value in (*change.removed.items(), *change.replaced.items()):
             if isinstance(value, PolicySet):
                 self.problems.pop(key, None)
-                obsolete |= _rows(value).keys()
+                obsolete |= set_rows(value).blocks.keys()
         for key, value in change.put.items():
             if not isinstance(value, PolicySet):
                 continue
             self.sets[value.id] = value
-            try:
-                wanted.update(set_rows(value))
-            except Unrealisable as error:
-                self.problems[key] = str(error)
+            made = set_rows(value)
+            wanted.update(made.blocks)
+            if made.problem:
+                self.problems[key] = made.problem
         for row in obsolete - wanted.keys():
             self._kernel.rows.want(row, None)
         for row, blocks in wanted.items():
@@ -259,17 +270,12 @@ class Desire:
                 "is the policy service running?"
             )
         for set_id in (policy.ingress, policy.egress):
-            if set_id is not None and (
-                f"set.{set_id}" not in self.policy.values or f"set.{set_id}" in self.problems
-            ):
-                return Readiness(
-                    reason=self.problems.get(
-                        f"set.{set_id}", f"policy set {set_id} of pod {endpoint.name} is not published"
-                    )
-                )
+            if set_id is not None and f"set.{set_id}" not in self.policy.values:
+                return Readiness(reason=f"policy set {set_id} of pod {endpoint.name} is not published")
         for ip in endpoint.ips:
             entry = self.ipcache.get(ip)
-            if entry is None or entry.identity != record.identity:
+            owner = (self._node, endpoint.namespace, endpoint.pod)
+            if entry is None or _owner(entry) != owner or entry.identity != record.identity:
                 return Readiness(
                     reason=f"address {ip} of pod {endpoint.name} is not published in the ipcache: "
                     "the identity service has not taken in this node's claim"
@@ -290,7 +296,6 @@ class Desire:
         wanted = self._left_alone()
         for endpoint in self.local.values():
             ready = self.readiness(endpoint)
-            mac = bytes.fromhex(endpoint.mac.replace(":", ""))
             for ip in endpoint.ips:
                 if ip_address(ip).version != 4:
                     continue
@@ -300,7 +305,6 @@ class Desire:
                     ready.egress_set,
                     endpoint.host_ifindex,
                     ready.identity,
-                    mac,
                     0 if ready.reason else ENDPOINT_READY,
                 )
                 if ready.reason:
@@ -315,21 +319,25 @@ class Desire:
     def _left_alone(self) -> dict[bytes, bytes]:
         if not self.unknown_links:
             return {}
-        held = {key: self._kernel.endpoints.get(key) or b"" for key in self._kernel.endpoints.known()}
-        return {key: value for key, value in held.items() if ENDPOINT.unpack(value)[2] in self.unknown_links}
+        left: dict[bytes, bytes] = {}
+        links = set(self.unknown_links.values())
+        for key in self._kernel.endpoints.known():
+            value = self._kernel.endpoints.get(key)
+            if value is None or ENDPOINT.unpack(value)[2] not in links:
+                continue
+            _, _, ifindex, identity, flags = ENDPOINT.unpack(value)
+            policy = self.policy.values.get(f"identity.{identity}")
+            if isinstance(policy, IdentityPolicy):
+                ingress, egress = set_number(policy.ingress), set_number(policy.egress)
+                value = ENDPOINT.pack(ingress, egress, ifindex, identity, flags)
+            left[key] = value
+        return left
 
     def _kept(self, key: bytes, endpoint: LocalEndpoint) -> bytes | None:
         held = self._kernel.endpoints.get(key)
         if held is None or ENDPOINT.unpack(held)[2] != endpoint.host_ifindex:
             return None
         return held
-
-
-def _rows(value: PolicySet) -> dict[bytes, bytes]:
-    try:
-        return set_rows(value)
-    except Unrealisable:
-        return {}
 
 
 def _owner(entry: IpEntry) -> tuple[str, str, str]:

@@ -1,7 +1,6 @@
 """What the kernel's maps are to hold for the records of the contract: pure functions from messages to bytes.
 
-Fails with :class:`Unrealisable`, naming the object, when the kernel's layout has no room for a record; the
-caller then keeps what the kernel has for it.
+What the kernel's layout has no room for is closed, never left out, and named as a problem.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from services.datapath.kernel.errors import Unrealisable
 from services.datapath.kernel.layout import (
     BLOCKS_PER_ROW,
     CLASS_DEFAULT,
@@ -33,6 +31,9 @@ from shared.contract.base import Protocol
 from shared.contract.policy import Action, PolicySet, PortRange, Row
 from shared.contract.service import Backend, ServiceRecord
 
+ROW_CAPACITY = RANGES_PER_BLOCK * BLOCKS_PER_ROW
+"""Port ranges that a row may have."""
+
 _ACTIONS = {
     Action.DENY: CONSTANTS["ACTION_DENY"],
     Action.ALLOW: CONSTANTS["ACTION_ALLOW"],
@@ -41,26 +42,37 @@ _ACTIONS = {
 }
 
 
-def set_rows(policy_set: PolicySet) -> dict[bytes, bytes]:
-    """All blocks of map ``policy_rows`` for one policy set."""
-    number = int(policy_set.id, 16)
-    blocks = dict(_row_blocks(number, CLASS_DEFAULT, policy_set.default, policy_set))
-    for peer_class, row in policy_set.rows.items():
-        blocks.update(_row_blocks(number, int(peer_class, 16), row, policy_set))
-    return blocks
+_CLOSED = Row()
+"""Denies everything."""
 
 
-def _row_blocks(
-    number: int, peer_class: int, row: Row, policy_set: PolicySet
-) -> Iterator[tuple[bytes, bytes]]:
+@dataclass
+class SetRows:
+    """Blocks of map ``policy_rows`` for one policy set."""
+
+    blocks: dict[bytes, bytes] = field(default_factory=dict)
+    problem: str = ""
+    """Why some peers are denied what the set allows them."""
+
+
+def set_rows(policy_set: PolicySet) -> SetRows:
+    """All of them; a row that does not fit denies everything."""
+    number, made = int(policy_set.id, 16), SetRows()
+    rows = {CLASS_DEFAULT: policy_set.default} | {int(id, 16): row for id, row in policy_set.rows.items()}
+    for peer_class, row in rows.items():
+        if len(row.ranges) > ROW_CAPACITY:
+            names = ", ".join(f"{policy.namespace}/{policy.name}" for policy in policy_set.policies)
+            made.problem = (
+                f"policy set {policy_set.id} of {names}: {len(row.ranges)} port ranges for one peer class "
+                f"and room for {ROW_CAPACITY}: its peers are denied everything; write fewer or wider ranges"
+            )
+            row = _CLOSED
+        made.blocks.update(_row_blocks(number, peer_class, row))
+    return made
+
+
+def _row_blocks(number: int, peer_class: int, row: Row) -> Iterator[tuple[bytes, bytes]]:
     ranges = row.ranges
-    if len(ranges) > RANGES_PER_BLOCK * BLOCKS_PER_ROW:
-        names = ", ".join(f"{policy.namespace}/{policy.name}" for policy in policy_set.policies)
-        raise Unrealisable(
-            f"policy set {policy_set.id} of {names}: "
-            f"{len(ranges)} port ranges for one peer class, at most {RANGES_PER_BLOCK * BLOCKS_PER_ROW} fit; "
-            "split the policy's ports into fewer ranges"
-        )
     header = ROW_HEADER.pack(len(ranges), _rule(row.rule), _ACTIONS[row.action])
     for block in range(max(1, -(-len(ranges) // RANGES_PER_BLOCK))):
         part = ranges[block * RANGES_PER_BLOCK : (block + 1) * RANGES_PER_BLOCK]
@@ -80,7 +92,8 @@ def _range(port_range: PortRange) -> bytes:
 
 
 def _rule(rule: int | None) -> int:
-    return RULE_NONE if rule is None else rule
+    """What the field has no room for goes without a name."""
+    return RULE_NONE if rule is None else min(rule, RULE_NONE)
 
 
 @dataclass

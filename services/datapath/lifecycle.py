@@ -61,6 +61,10 @@ class KernelEndpoints(Protocol):
         """
         ...
 
+    def abandon(self, host_ifname: str) -> None:
+        """Take out what is kept for a link of whose pod nothing is known."""
+        ...
+
 
 class Report(Protocol):
     """Tells operators of something; ``Runtime.event`` is one."""
@@ -288,6 +292,8 @@ class PodNetwork:
         if endpoint is not None:
             self._claims.unset(endpoint)
             await self._kernel.remove(endpoint)
+        else:
+            self._kernel.abandon(host_ifname(container_id, ifname))
         await self._netlink.delete_pod_link(host_ifname(container_id, ifname))
         self._ipam.release(owner(container_id, ifname))
         self._registry.remove(container_id, ifname)

@@ -99,6 +99,20 @@ class Netlink:
             lambda worker: attach.attached(worker.node, ifindex=ifindex, side=side), what=what
         )
 
+    async def interfaces_with(self, program: str) -> frozenset[int]:
+        """Interfaces on whose ingress side there is this program, of whatever text."""
+
+        def find(worker: Worker) -> frozenset[int]:
+            names = {
+                index: attach.attached(worker.node, ifindex=index, side="ingress")
+                for index, _ in socket.if_nameindex()
+            }
+            return frozenset(
+                index for index, name in names.items() if name and name.partition("-")[0] == program
+            )
+
+        return await self._run(find, what=f"look for {program} on all interfaces")
+
     async def uplinks(self, *, node_addresses: Collection[str] = ()) -> tuple[Uplink, ...]:
         """Interfaces with a default route or one of the node's addresses; raises :class:`UplinkUnknown`."""
         return await self._run(

@@ -7,6 +7,7 @@ minute. Without a record of this node nothing is undone.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable
 from ipaddress import ip_address, ip_network
@@ -47,6 +48,8 @@ class NodeNetwork:
         self._realiser = realiser
         self._ipam = ipam
         self._health = health
+        self._succeeding = False
+        """Programs with new maps wait to take over from older ones."""
         self._reconciler = Reconciler("node network", self._reconcile, resync=_RESYNC_SECONDS)
 
     def trigger(self) -> None:
@@ -55,14 +58,28 @@ class NodeNetwork:
 
     async def run(self) -> None:
         """Keeps the node's network as it is meant, for ever."""
-        await self._reconciler.run()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._reconciler.run(), name="reconcile node network")
+            if self._succeeding:
+                tasks.create_task(self._succeed(), name="wait for the first state")
 
-    async def start(self) -> None:
-        """What needs no record of this node: forwarding, own addresses, enforcement where it is always on."""
+    async def start(self, *, empty: bool) -> None:
+        """What needs no record of this node: forwarding, own addresses, enforcement where it is always on.
+
+        ``empty``: the programs' maps are new. Where others enforce as last told, with maps of their own,
+        these take over when they know as much.
+        """
         await self._netlink.enable_forwarding()
         await self._take_own_addresses()
-        if not self._annotated_only:
+        self._succeeding = await self._realiser.attachments.adopt() and empty
+        if not self._annotated_only and not self._succeeding:
             await self._realiser.attachments.enforce(True)
+
+    async def _succeed(self) -> None:
+        while not self._realiser.has_state:
+            await self._realiser.changed()
+        self._succeeding = False
+        self.trigger()
 
     async def _reconcile(self) -> None:
         await self._take_own_addresses()
@@ -81,8 +98,10 @@ class NodeNetwork:
             self._health.set_not_ready("node", str(error))
             return
         self.mtu = min(uplink.mtu for uplink in uplinks)
-        await self._realiser.attachments.set_uplinks(uplink.ifindex for uplink in uplinks)
-        await self._realiser.attachments.enforce(own.use_cilium or not self._annotated_only)
+        if not self._succeeding:
+            await self._realiser.attachments.set_uplinks(uplink.ifindex for uplink in uplinks)
+            await self._realiser.attachments.enforce(own.use_cilium or not self._annotated_only)
+            self._realiser.trigger()
         changes = await self._netlink.reconcile_routes(self._routes(nodes.values()))
         if changes.problems:
             self._health.set_not_ready("node", "; ".join(changes.problems))

@@ -140,6 +140,17 @@ class Realiser:
         """The policy commit that the kernel holds."""
         return self._revisions[0]
 
+    def abandon(self, host_ifname: str) -> None:
+        """Let go of a link of whose pod nothing is known."""
+        self.desire.unknown_links.pop(host_ifname, None)
+        self.trigger()
+
+    @property
+    def has_state(self) -> bool:
+        """The kernel has been given what the buckets say of policies, addresses and this node's pods."""
+        policy, _, ipcache = self._revisions
+        return policy > 0 and ipcache > 0 and (bool(self.desire.endpoints) or not self.desire.local)
+
     async def changed(self) -> None:
         """Waits for the next application."""
         async with self._applied:
@@ -148,19 +159,21 @@ class Realiser:
     # -- tasks -------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Applies changes for ever."""
-        delay = _RETRY_SECONDS[0]
+        """Applies changes for ever. What failed is tried again; what is new does not wait for that."""
+        delay: float | None = None
         while True:
-            await self._wanted.wait()
+            try:
+                async with asyncio.timeout(delay):
+                    await self._wanted.wait()
+            except TimeoutError:
+                pass  # time to try again
             self._wanted.clear()
             applied = await self._apply()
             if applied.problems:
                 log.warning("the kernel does not hold the desired state: %s", "; ".join(applied.problems))
-                self._wanted.set()
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, _RETRY_SECONDS[1])
-                continue
-            delay = _RETRY_SECONDS[0]
+                delay = min(delay * 2, _RETRY_SECONDS[1]) if delay else _RETRY_SECONDS[0]
+            else:
+                delay = None
             await asyncio.sleep(_GATHER_SECONDS)
 
     async def resync(self, *, seconds: float) -> None:
@@ -201,7 +214,10 @@ class Realiser:
             policy, services, ipcache = self._revisions
             if applied.policy is None:
                 self._ready = ready
-                policy, ipcache = self.desire.policy.revision, self.ipcache_revision
+                ipcache = self.ipcache_revision
+                # A policy that is closed for want of room, or not asked on some interface, is not in force.
+                if not self.desire.unfit_sets and not self.attachments.problems:
+                    policy = self.desire.policy.revision
             if applied.services is None:
                 services = self.desire.services.revision
             self._revisions = (policy, services, ipcache)
@@ -210,4 +226,4 @@ class Realiser:
         return applied
 
     def _pod_links(self) -> list[int]:
-        return [*self.endpoints_by_ifindex, *self.desire.unknown_links]
+        return [*self.endpoints_by_ifindex, *self.desire.unknown_links.values()]

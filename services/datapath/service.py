@@ -134,10 +134,12 @@ async def main(runtime: Runtime) -> None:
     for endpoint in registry.all():
         if links.get(endpoint.host_ifname) == endpoint.host_ifindex:
             realiser.enter(endpoint)
-    realiser.desire.unknown_links = frozenset(
-        links[broken.host_ifname] for broken in registry.broken if broken.host_ifname in links
-    )
-    await node_network.start()
+    realiser.desire.unknown_links = {
+        broken.host_ifname: links[broken.host_ifname]
+        for broken in registry.broken
+        if broken.host_ifname in links
+    }
+    await node_network.start(empty=loaded.empty)
 
     followers = Followers(runtime, realiser, node=node)
     followers.on_nodes(node_network.trigger)

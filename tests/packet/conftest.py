@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.lab import kernelfs
 from deploy.lab.state import EnableOn
 from services.datapath.kernel.loader import Loaded, load
 from services.datapath.kernel.source import Sizes
@@ -28,6 +29,7 @@ def root() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def guardian(root: None) -> Iterator[None]:
     """Cleans up after this run however it ends; a run that ends well must have left nothing to clean."""
+    kernelfs.ensure_bpffs()
     guardian = Guardian(RUN)
     yield
     assert guardian.dismiss() == []

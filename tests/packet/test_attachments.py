@@ -111,3 +111,31 @@ async def test_filters_of_others_are_neither_replaced_nor_removed(bare: Node) ->
     await bare.attachments.enforce(False)
 
     assert "theirs" in filters(bare.mini)
+
+
+async def test_what_an_earlier_process_left_is_taken_over(bare: Node) -> None:
+    netlink, fds = bare.mini.netlink, bare.mini.loaded.program_fds
+    for side, program in (("ingress", "from_pod"), ("egress", "to_pod")):
+        hook = Hook(ifindex=bare.pods[0], side=side, name=f"{program}-0123", fd=fds[program])
+        await netlink.attach_program(hook)
+    await netlink.attach_program(bare.another(name="from_network-0123"))
+
+    assert await bare.attachments.adopt(), "they are of another text"
+    assert bare.attachments.enforcing
+    await bare.attachments.enforce(True)
+    for ifindex in (bare.pods[0], bare.uplink):
+        name = await netlink.attached_program(ifindex=ifindex, side="ingress")
+        assert name is not None
+        assert not name.endswith("-0123")
+    assert not await bare.attachments.adopt()
+
+    await bare.attachments.set_uplinks([])
+    assert await bare.programs(bare.uplink) == [None, None]
+
+
+async def test_an_interface_that_was_an_uplink_of_an_earlier_process_is_bare_in_the_end(bare: Node) -> None:
+    await bare.mini.netlink.attach_program(bare.another(name="from_network-0123"))
+    await bare.attachments.adopt()
+    await bare.attachments.set_uplinks([])
+    await bare.attachments.enforce(True)
+    assert await bare.programs(bare.uplink) == [None, None]

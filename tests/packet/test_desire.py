@@ -10,10 +10,18 @@ from services.datapath.kernel.layout import ENDPOINT, ENDPOINT_READY, PEER, SET_
 from services.datapath.kernel.loader import Loaded
 from services.datapath.kernel.state import KernelState
 from shared.bus import Batch, Entry
-from shared.contract.base import ClassId, Identity, M, Message
+from shared.contract.base import ClassId, Direction, Identity, M, Message, Protocol, SetId
 from shared.contract.identity import EndpointRecord, IpEntry, NodeRecord
 from shared.contract.names import ip_key, pod_key
-from shared.contract.policy import AddressClass, Commit, IdentityPolicy
+from shared.contract.policy import (
+    AddressClass,
+    Commit,
+    IdentityPolicy,
+    PolicyRef,
+    PolicySet,
+    PortRange,
+    Row,
+)
 from shared.contract.reserved import Reserved
 
 NODE, POD_IP, REMOTE_IP, NODE_IP = "n1", "10.1.0.5", "10.2.0.5", "192.0.2.1"
@@ -70,8 +78,7 @@ class Kernel:
         value = self.state.endpoints.get(packed(POD_IP))
         if value is None:
             return None
-        ingress, egress, ifindex, identity, _, flags = ENDPOINT.unpack(value)
-        return ingress, egress, ifindex, identity, flags
+        return tuple(ENDPOINT.unpack(value))
 
 
 @pytest.fixture
@@ -211,10 +218,22 @@ def test_a_pod_whose_file_is_damaged_keeps_what_the_kernel_has(kernel: Kernel) -
     assert kernel.endpoint() == ready
 
     kernel.restart()
-    kernel.desire.unknown_links = frozenset({17})
+    kernel.desire.unknown_links = {LOCAL.host_ifname: 17}
     assert kernel.endpoint() == ready
-    kernel.desire.unknown_links = frozenset()
+    kernel.desire.unknown_links.clear()
     assert kernel.endpoint() is None
+
+
+def test_a_pod_whose_file_is_damaged_gets_new_policies_too(kernel: Kernel) -> None:
+    kernel.policy(300)
+    enter_local(kernel, 300)
+    assert kernel.endpoint() is not None
+
+    kernel.restart()
+    kernel.desire.unknown_links = {LOCAL.host_ifname: 17}
+    selected = IdentityPolicy(identity=Identity(300), peer_class=peer_class(300), ingress=SetId(f"{7:016x}"))
+    assert kernel.desire.take_policy(kernel.batch({"identity.300": selected, "commit": COMMIT}))
+    assert kernel.endpoint() == (7, SET_OPEN, 17, 300, ENDPOINT_READY)
 
 
 def test_a_node_that_has_the_addresses_of_its_pods_does_not_take_them_for_its_own(kernel: Kernel) -> None:
@@ -224,3 +243,60 @@ def test_a_node_that_has_the_addresses_of_its_pods_does_not_take_them_for_its_ow
     kernel.desire.take_ipcache(kernel.batch(local(300), snapshot=True))
     assert kernel.address(NODE_IP) == (0, Reserved.HOST)
     assert kernel.address(POD_IP) == (0, 300)
+
+
+def test_an_address_that_is_deleted_and_given_anew_at_once_has_nothing_of_its_predecessor(
+    kernel: Kernel,
+) -> None:
+    kernel.policy(300)
+    kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
+    assert kernel.address(REMOTE_IP) == (0, 300)
+
+    gone: dict[str, IpEntry | None] = {ip_key(REMOTE_IP): None}
+    entries = (*kernel.batch(gone).entries, *kernel.batch(remote(301, pod="new")).entries)
+    kernel.desire.take_ipcache(Batch(snapshot=False, entries=entries, revision=9, caught_up=True))
+    assert kernel.address(REMOTE_IP) is None
+
+
+def test_an_address_that_changed_hands_during_a_restart_has_nothing_of_its_predecessor(
+    kernel: Kernel,
+) -> None:
+    kernel.policy(300)
+    kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
+    assert kernel.address(REMOTE_IP) == (0, 300)
+
+    kernel.restart()
+    kernel.desire.take_ipcache(kernel.batch(remote(301, pod="new"), snapshot=True))
+    assert kernel.address(REMOTE_IP) is None
+    kernel.policy(300, 301)
+    assert kernel.address(REMOTE_IP) == (0, 301)
+
+
+def test_a_pod_is_not_ready_while_its_address_is_its_predecessors(kernel: Kernel) -> None:
+    kernel.policy(300)
+    enter_local(kernel, 300)
+    former = IpEntry(ip=POD_IP, identity=Identity(300), node=NODE, namespace="shop", pod="db-former")
+    kernel.desire.take_ipcache(kernel.batch({ip_key(POD_IP): former}))
+    assert "not published in the ipcache" in kernel.desire.readiness(LOCAL).reason
+
+
+def test_an_open_pod_is_closed_by_a_policy_that_does_not_fit(kernel: Kernel) -> None:
+    kernel.policy(300)
+    enter_local(kernel, 300)
+    assert kernel.endpoint() == (SET_OPEN, SET_OPEN, 17, 300, ENDPOINT_READY)
+
+    ranges = tuple(PortRange(protocol=Protocol.TCP, first=2 * n, last=2 * n) for n in range(600))
+    large = PolicySet(
+        id=SetId(f"{8:016x}"),
+        direction=Direction.INGRESS,
+        policies=(PolicyRef(kind="NetworkPolicy", namespace="shop", name="large"),),
+        rules=(),
+        default=Row(ranges=ranges),
+    )
+    selected = IdentityPolicy(identity=Identity(300), peer_class=peer_class(300), ingress=large.id)
+    values: dict[str, Message | None] = {f"set.{large.id}": large, "identity.300": selected}
+    assert kernel.desire.take_policy(kernel.batch({**values, "commit": COMMIT}))
+
+    assert kernel.endpoint() == (8, SET_OPEN, 17, 300, ENDPOINT_READY)
+    assert kernel.desire.unfit_sets
+    assert "shop/large" in kernel.desire.problems[f"set.{large.id}"]

@@ -30,7 +30,7 @@ from tests.packet.guardian import PINS
 from tests.packet.runs import RUN
 
 ROOM = 8
-ENDPOINT_VALUE = ENDPOINT.pack(1, 1, 7, 300, bytes(6), 1)
+ENDPOINT_VALUE = ENDPOINT.pack(1, 1, 7, 300, 1)
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +128,7 @@ def test_cached_verdicts_are_void_after_a_failure_too(small: Loaded, kernel: Ker
     kernel.ipcache.want_exactly(peers(*range(ROOM + 1)))
     assert kernel.apply().policy is not None
     assert epoch(small) > before
+    assert epoch(small) % 2 == 0, "an odd epoch is for the time of the changes"
 
 
 def test_an_endpoint_that_is_gone_is_erased_whatever_is_full(kernel: KernelState) -> None:
@@ -157,3 +158,67 @@ def test_drift_is_mended_and_a_change_made_meanwhile_is_not_undone(
 
     assert dict(other.items()) == {address(1): PEER.pack(0, 301), address(2): PEER.pack(0, 777)}
     other.close()
+
+
+def rows(policy_set: int, count: int) -> dict[bytes, bytes]:
+    return {ROW_KEY.pack(policy_set, number, 0): bytes(ROW_SIZE) for number in range(count)}
+
+
+def test_rows_that_no_endpoint_asks_for_make_room(kernel: KernelState) -> None:
+    kernel.rows.want_exactly(rows(1, 3) | rows(2, ROOM - 3))
+    kernel.endpoints.want(address(1), ENDPOINT_VALUE)
+    assert kernel.apply().problems == ()
+
+    kernel.rows.want_exactly(rows(3, 3))
+    assert kernel.apply().problems == ()
+    assert set(kernel.rows.known()) == rows(3, 3).keys()
+
+
+def test_rows_that_an_endpoint_asks_for_make_no_room(kernel: KernelState) -> None:
+    kernel.rows.want_exactly(rows(1, ROOM))
+    kernel.endpoints.want(address(1), ENDPOINT_VALUE)
+    assert kernel.apply().problems == ()
+
+    kernel.rows.want_exactly(rows(3, 3))
+    assert "policy_rows is full" in str(kernel.apply().policy)
+    assert set(kernel.rows.known()) == rows(1, ROOM).keys()
+
+
+def test_backends_of_no_frontend_make_room(kernel: KernelState) -> None:
+    value = IPV4.backend.pack(address(1), port_bytes(80), 0)
+    key = IPV4.frontend_key.pack(address(1), port_bytes(80), 6)
+    kernel.backends.want_exactly({SLOT_KEY.pack(1, slot): value for slot in range(ROOM)})
+    kernel.frontends.want(key, FRONTEND.pack(1, ROOM, 0))
+    assert kernel.apply().problems == ()
+
+    kernel.frontends.want(key, None)
+    kernel.backends.want_exactly({SLOT_KEY.pack(2, slot): value for slot in range(ROOM)})
+    assert "backends4 is full" in str(kernel.apply().services)
+    kernel.backends.want_exactly({})
+    assert kernel.apply().problems == ()
+    kernel.backends.want_exactly({SLOT_KEY.pack(3, slot): value for slot in range(ROOM)})
+    assert kernel.apply().problems == ()
+
+
+def test_an_address_loses_its_identity_whatever_is_full(kernel: KernelState) -> None:
+    kernel.ipcache.want_exactly(peers(1, 2, 3))
+    assert kernel.apply().problems == ()
+
+    kernel.rows.want_exactly(rows(1, ROOM + 1))
+    kernel.ipcache.want(address(1), None)
+    kernel.ipcache.want(address(2), PEER.pack(0, 777))
+    assert kernel.apply().policy is not None
+    assert set(kernel.ipcache.known()) == {address(3)}
+
+    kernel.rows.want_exactly({})
+    assert kernel.apply().problems == ()
+    assert kernel.ipcache.get(address(2)) == PEER.pack(0, 777)
+
+
+def test_what_needs_no_room_is_written_though_the_map_is_full(kernel: KernelState) -> None:
+    kernel.ipcache.want_exactly(peers(*range(ROOM)))
+    assert kernel.apply().problems == ()
+    kernel.ipcache.want(address(ROOM), PEER.pack(0, 400))
+    kernel.ipcache.want(address(1), PEER.pack(0, 777))
+    assert kernel.apply().policy is not None
+    assert kernel.ipcache.get(address(1)) == PEER.pack(0, 777)

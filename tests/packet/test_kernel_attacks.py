@@ -209,7 +209,13 @@ async def test_a_fragment_too_short_for_its_header_is_dropped(node: MiniNode) ->
     segment = tcp(4000, 80, SYN)
     tiny = ipv4(client.ip, server.ip, TCP, segment[:8], more=True)
     assert await denied(node, server, client, tiny) == DropReason.CT_INVALID_HEADER
-    rest = ipv4(client.ip, server.ip, TCP, segment[8:], offset=1)
+    node.events.clear()
+    await node.probe(client, "frame", "0x0800", (tiny + segment[8:]).hex())
+    assert await node.drop_reason() == DropReason.CT_INVALID_HEADER, "what pads a frame is not part of it"
+    for offset in (1, 2):
+        rest = ipv4(client.ip, server.ip, TCP, segment[8:], offset=offset)
+        assert await denied(node, server, client, rest) == DropReason.CT_INVALID_HEADER
+    rest = ipv4(client.ip, server.ip, TCP, bytes(8), offset=3)
     assert await denied(node, server, client, rest) == DropReason.FRAGMENT_NOT_FOUND
 
 

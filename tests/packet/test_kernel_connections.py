@@ -47,7 +47,7 @@ async def test_sweep_removes_what_has_expired_and_nothing_else(node: MiniNode) -
     for key, value in list(connections.items()):
         fields = list(IPV4.ct_entry.unpack(value))
         if IPV4.tuple_.unpack(key)[4] == UDP:
-            fields[5] = 0
+            fields[3] = 0
             connections.put(key, IPV4.ct_entry.pack(*fields))
     assert conntrack.sweep(connections, version=4) == Sweep(live=2, removed=2)
     assert {IPV4.tuple_.unpack(key)[4] for key, _ in connections.items()} == {TCP}

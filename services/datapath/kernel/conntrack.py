@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from services.datapath.kernel.layout import CONSTANTS, IPV4, IPV6, Family
 from services.datapath.kernel.maps import KernelMap
 
-_EXPIRES = 5
+_EXPIRES = 3
 """Index of ``expires`` in ``struct ct_entry``."""
 
 
@@ -36,5 +36,11 @@ def sweep(connections: KernelMap, *, version: int) -> Sweep:
             expired.append(key)
         else:
             live += 1
-    connections.delete_all(expired)
-    return Sweep(live=live, removed=len(expired))
+    removed = 0
+    for key in expired:
+        # Its tuple may have come to life again since it was read.
+        again = connections.get(key)
+        if again is not None and entry.unpack(again)[_EXPIRES] < now:
+            connections.delete(key)
+            removed += 1
+    return Sweep(live=live + len(expired) - removed, removed=removed)

@@ -5,7 +5,6 @@ KernelError
  +-- BuildFailed      the programs did not compile or the verifier refused them
  +-- LayoutMismatch   a pinned map is not what the program expects
  +-- MapFull          a map has no room; the change that needed it is not in the kernel
- +-- Unrealisable     the layout of the maps has no room for what a record asks
 """
 
 from __future__ import annotations
@@ -29,7 +28,3 @@ class LayoutMismatch(KernelError):
 
 class MapFull(KernelError):
     """A map has no room for an entry. Names the map; its capacity is an option of the datapath."""
-
-
-class Unrealisable(KernelError):
-    """The layout of the maps has no room for what a record asks; names the object and the remedy."""

@@ -35,7 +35,7 @@ ROW_SIZE = ROW_HEADER.size + RANGES_PER_BLOCK * PORT_RANGE.size
 DROP_COUNTER = struct.Struct("=QQ")
 EVENT = struct.Struct("=QQQ16s16s16sIIII2s2s2sHHBBBBBBBB6x")
 
-ENDPOINT = struct.Struct("=QQII6sH")
+ENDPOINT = struct.Struct("=QQIII4x")
 PEER = struct.Struct("=QI4x")
 FRONTEND = struct.Struct("=QII")
 SLOT_KEY = struct.Struct("=QI4x")
@@ -56,8 +56,7 @@ class Family:
     @property
     def ct_entry(self) -> struct.Struct:
         """``struct ct_entry`` without the translated tuple's parts: that is one field of bytes."""
-        tail = "8x" if self.version == 4 else ""
-        return struct.Struct(f"=QQIIIIBB2xI{self.tuple_.size}s{tail}")
+        return struct.Struct(f"=IIIIBB2x{self.tuple_.size}s")
 
     @property
     def frontend_key(self) -> struct.Struct:

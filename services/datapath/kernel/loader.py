@@ -37,6 +37,8 @@ class Loaded:
     program_fds: dict[str, int]
     compiled: bool
     """Whether this start had to compile."""
+    empty: bool
+    """Whether the maps were made by this start: older programs, if any, have maps of their own."""
 
 
 async def load(*, bpffs: Path, sizes: Sizes) -> Loaded:
@@ -51,14 +53,17 @@ async def load(*, bpffs: Path, sizes: Sizes) -> Loaded:
     maps = bpffs / f"maps-{layout_hash(sizes)}"
     text = program_text(pin_directory=maps, sizes=sizes)
     programs = bpffs / f"programs-{text_hash(text)}"
-    compiled = not programs.is_dir()
+    empty = not maps.is_dir()
+    compiled = empty or not programs.is_dir()
     if compiled:
+        shutil.rmtree(programs, ignore_errors=True)
         await _compile(BuildRequest(text=text, maps=str(maps), programs=str(programs)))
     return Loaded(
         maps=maps,
         programs=programs,
         program_fds={name: libbpf.open_pin(programs / name) for name in PROGRAMS},
         compiled=compiled,
+        empty=empty,
     )
 
 

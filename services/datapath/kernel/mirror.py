@@ -8,7 +8,7 @@ every mirror's ``erase``, so that nothing is removed before what replaces it is 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set, ValuesView
 from itertools import islice
 
 from services.datapath.kernel.errors import MapFull
@@ -16,17 +16,15 @@ from services.datapath.kernel.maps import KernelMap
 
 log = logging.getLogger(__name__)
 
+Choice = Callable[[Set[bytes]], Set[bytes]]
+"""Some of these keys."""
+
 
 class Mirror:
-    """Desired and known contents of one map. A failed write is tried again by the next.
+    """Desired and known contents of one map. A failed write is tried again by the next."""
 
-    ``may_erase_first``: if the map is full, what is not desired makes room for what is, out of the callers'
-    order. Only for maps whose missing entries let nothing pass that a stale one would not.
-    """
-
-    def __init__(self, kernel: KernelMap, *, may_erase_first: bool = False) -> None:
+    def __init__(self, kernel: KernelMap) -> None:
         self._kernel = kernel
-        self._may_erase_first = may_erase_first
         self._known: dict[bytes, bytes] = dict(kernel.items())
         self._writes: dict[bytes, bytes] = {}
         self._erasures: set[bytes] = set()
@@ -45,6 +43,10 @@ class Mirror:
     def pending(self) -> bool:
         """Whether desired and known contents differ."""
         return bool(self._writes or self._erasures)
+
+    def values(self) -> ValuesView[bytes]:
+        """All values that the kernel is known to hold."""
+        return self._known.values()
 
     def known(self) -> tuple[bytes, ...]:
         """All keys that the kernel is known to hold."""
@@ -77,24 +79,25 @@ class Mirror:
         for key, value in entries.items():
             self.want(key, value)
 
-    def write(self, *, new_only: bool = False) -> int:
+    def write(self, *, new_only: bool = False, needless: Choice | None = None) -> int:
         """Writes what is missing or different, or only what is missing; returns how many entries.
 
-        Raises as :class:`KernelMap` does.
+        ``needless``: if the map is full, those of the undesired keys that it chooses make room, out of the
+        callers' order; so their absence must let nothing pass. Raises as :class:`KernelMap` does.
         """
         try:
             return self._write(new_only=new_only)
         except MapFull:
-            if not (self._may_erase_first and self._erasures):
+            if needless is None or not self.erase(needless):
                 raise
-        log.warning("map %s is full: erasing first", self.name)
-        self.erase()
+        log.warning("map %s was full: what is not desired has made room", self.name)
         return self._write(new_only=new_only)
 
     def _write(self, *, new_only: bool) -> int:
-        writes = self._writes
-        if new_only:
-            writes = {key: value for key, value in writes.items() if key not in self._known}
+        new = {key: value for key, value in self._writes.items() if key not in self._known}
+        # What needs no room is not held back by what does.
+        changed = {} if new_only else {key: self._writes[key] for key in self._writes.keys() - new.keys()}
+        writes = changed | new
         written = 0
         try:
             for count in self._kernel.put_all(writes):
@@ -104,16 +107,23 @@ class Mirror:
                 self._known[key] = self._writes.pop(key)
         return written
 
-    def erase(self) -> int:
-        """Removes what is not desired; returns how many entries."""
-        if not self._erasures:
-            return 0
-        self._kernel.delete_all(self._erasures)
-        count = len(self._erasures)
-        for key in self._erasures:
+    def erase(self, choice: Choice = lambda keys: keys) -> int:
+        """Removes what is not desired, or what is chosen of it; returns how many entries."""
+        keys = set(choice(self._erasures))
+        self._kernel.delete_all(keys)
+        for key in keys:
+            self._known.pop(key, None)
+        self._erasures -= keys
+        return len(keys)
+
+    def withdraw(self) -> int:
+        """Removes what is not desired or desired to be different, and writes nothing; returns how many."""
+        keys = self._erasures | (self._writes.keys() & self._known.keys())
+        self._kernel.delete_all(keys)
+        for key in keys:
             self._known.pop(key, None)
         self._erasures.clear()
-        return count
+        return len(keys)
 
     def drift(self) -> dict[bytes, bytes | None]:
         """Dumps the kernel's map: what it holds (None: nothing) where that is not as last known, by key.

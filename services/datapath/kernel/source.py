@@ -84,9 +84,9 @@ def program_text(*, pin_directory: Path, sizes: Sizes, directory: Path = BPF_DIR
 
 
 def layout_hash(sizes: Sizes, *, directory: Path = BPF_DIR) -> str:
-    """Names the layout of all pinned maps: it changes when a structure, a map or a capacity does."""
+    """Names the layout of all pinned maps: it changes when a structure, a code, a map or a capacity does."""
     digest = hashlib.sha256(repr(sizes).encode())
-    for name in ("types.h", "maps.h", "family_types.h", "family_maps.h"):
+    for name in ("consts.h", "types.h", "maps.h", "family_types.h", "family_maps.h"):
         digest.update((directory / name).read_bytes())
     return digest.hexdigest()[:12]
 

@@ -1,21 +1,23 @@
 """All maps of the node that this process writes, and the one order in which changes reach them.
 
 Within one :meth:`KernelState.apply`: what is referred to is written before what refers to it, and erased in
-the opposite order afterwards; the epoch moves last, so that every cached verdict is reached again. A packet
-in between sees the old or the new state of each reference, both of which are complete.
+the opposite order afterwards. A packet in between sees the old or the new state of each reference, both of
+which are complete. Meanwhile the epoch is odd, so that no verdict is cached; then it is a new even one, so
+that every cached verdict is reached again. A process that dies in between leaves it odd.
 
 Classes are written in two steps: those of new identities before the addresses that lead to them, changed ones
 after, because an address that an ``ipBlock`` sets apart must have its own class before its identity's moves.
 Prefixes are gone before endpoints move to sets that do not know their classes.
 
 A write that fails holds back what comes after it: with a row or a prefix missing, new references could let
-pass what must not. Services and policy do not refer to each other, so neither holds back the other; and an
-endpoint that is gone is erased in any case. The epoch moves all the same, as something may have changed.
+pass what must not. Services and policy do not refer to each other, so neither holds back the other. An
+endpoint that is gone is erased in any case, and so is the identity of an address that is not to have it any
+more. A full map makes room for itself by what is not desired and nobody asks for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,8 +67,8 @@ class KernelState:
         self.events_lost = opened("events_lost", U32.size, U64.size)
         self.rows = Mirror(opened("policy_rows", ROW_KEY.size, ROW_SIZE))
         self.classes = Mirror(opened("identity_class", U32.size, U64.size))
-        self.endpoints = Mirror(opened("endpoints4", IPV4.address_size, ENDPOINT.size), may_erase_first=True)
-        self.ipcache = Mirror(opened("ipcache4", IPV4.address_size, PEER.size), may_erase_first=True)
+        self.endpoints = Mirror(opened("endpoints4", IPV4.address_size, ENDPOINT.size))
+        self.ipcache = Mirror(opened("ipcache4", IPV4.address_size, PEER.size))
         self.cidrs = Mirror(opened("cidrs4", IPV4.prefix.size, PEER.size))
         self.frontends = Mirror(opened("frontends4", IPV4.frontend_key.size, FRONTEND.size))
         self.backends = Mirror(opened("backends4", SLOT_KEY.size, IPV4.backend.size))
@@ -79,35 +81,38 @@ class KernelState:
         return (*self._services, *self._policy)
 
     def set_mac(self, mac: bytes) -> None:
-        """Sets the address of the host side of all veths, and moves the epoch."""
+        """Sets the address of the host side of all veths, and makes every cached verdict void."""
         epoch, _ = self._read_config()
-        self._write_config(epoch=epoch + 1, mac=mac)
+        self._write_config(epoch=(epoch | 1) + 1, mac=mac)
 
     def apply(self) -> Applied:
         """Brings all pending changes into the kernel, as far as it takes them."""
-        pending = any(mirror.pending for mirror in self.mirrors)
+        if not any(mirror.pending for mirror in self.mirrors):
+            return Applied()
+        epoch, mac = self._read_config()
+        self._write_config(epoch=epoch | 1, mac=mac)
         services = _attempt(self._apply_services)
         policy = _attempt(self._apply_policy)
         if policy is not None:
             _attempt(self.endpoints.erase)
-        if pending:
-            self.move_epoch()
+            _attempt(self.ipcache.withdraw)
+        self._write_config(epoch=(epoch | 1) + 1, mac=mac)
         return Applied(policy=policy, services=services)
 
     def _apply_services(self) -> None:
-        self.backends.write()
-        self.frontends.write()
+        self.backends.write(needless=self._slots_without_frontend)
+        self.frontends.write(needless=_all)
         self.frontends.erase()
         self.backends.erase()
 
     def _apply_policy(self) -> None:
-        self.rows.write()
-        self.classes.write(new_only=True)
+        self.rows.write(needless=self._rows_without_endpoint)
+        self.classes.write(new_only=True, needless=_all)
         self.cidrs.write()
-        self.ipcache.write()
+        self.ipcache.write(needless=_all)
         self.classes.write()
         self.cidrs.erase()
-        self.endpoints.write()
+        self.endpoints.write(needless=_all)
         for mirror in reversed(self._policy):
             mirror.erase()
 
@@ -121,10 +126,13 @@ class KernelState:
             mirror.repair(drift[mirror.name])
         return sum(map(len, drift.values()))
 
-    def move_epoch(self) -> None:
-        """Makes every cached verdict void."""
-        epoch, mac = self._read_config()
-        self._write_config(epoch=epoch + 1, mac=mac)
+    def _slots_without_frontend(self, slots: Set[bytes]) -> Set[bytes]:
+        asked = {FRONTEND.unpack(value)[0] for value in self.frontends.values()}
+        return {slot for slot in slots if SLOT_KEY.unpack(slot)[0] not in asked}
+
+    def _rows_without_endpoint(self, rows: Set[bytes]) -> Set[bytes]:
+        asked = {set_ for value in self.endpoints.values() for set_ in ENDPOINT.unpack(value)[:2]}
+        return {row for row in rows if ROW_KEY.unpack(row)[0] not in asked}
 
     def _read_config(self) -> tuple[int, bytes]:
         epoch, mac = NODE_CONFIG.unpack(self._config.get(_ONLY) or bytes(NODE_CONFIG.size))
@@ -132,6 +140,12 @@ class KernelState:
 
     def _write_config(self, *, epoch: int, mac: bytes) -> None:
         self._config.put(_ONLY, NODE_CONFIG.pack(epoch & 0xFFFFFFFF, mac))
+
+
+def _all(keys: Set[bytes]) -> Set[bytes]:
+    """For maps whose missing entries let nothing pass: whoever is unknown is dropped, and what is for a
+    Service stays as it is."""
+    return keys
 
 
 def _attempt(change: Callable[[], object]) -> KernelError | OSError | None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
-
 from services.datapath.desired import backend_set, service_entries, set_rows, usable_backends
-from services.datapath.kernel.errors import Unrealisable
-from services.datapath.kernel.layout import FRONTEND, IPV4, PORT_RANGE, ROW_HEADER, ROW_KEY, RULE_NONE, packed
+from services.datapath.kernel.layout import (
+    FRONTEND,
+    IPV4,
+    PORT_RANGE,
+    ROW_HEADER,
+    ROW_KEY,
+    ROW_SIZE,
+    RULE_NONE,
+    packed,
+)
 from shared.contract.base import ClassId, Direction, Protocol, SetId
 from shared.contract.policy import Action, PolicyRef, PolicySet, PortRange, Row
 from shared.contract.service import Backend, ServiceKind, ServicePort, ServiceRecord
@@ -34,7 +40,7 @@ def ranges(count: int) -> tuple[PortRange, ...]:
 
 
 def test_a_set_has_its_default_row_and_one_for_each_class() -> None:
-    rows = set_rows(policy_set(Row(action=Action.ALLOW, rule=3)))
+    rows = set_rows(policy_set(Row(action=Action.ALLOW, rule=3))).blocks
 
     assert rows.keys() == {ROW_KEY.pack(0xAA, 0, 0), ROW_KEY.pack(0xAA, 0xBB, 0)}
     assert rows[ROW_KEY.pack(0xAA, 0, 0)][: ROW_HEADER.size] == ROW_HEADER.pack(0, RULE_NONE, 0)
@@ -42,7 +48,7 @@ def test_a_set_has_its_default_row_and_one_for_each_class() -> None:
 
 
 def test_many_ranges_go_into_several_blocks_and_each_speaks_for_the_row() -> None:
-    rows = set_rows(policy_set(Row(ranges=ranges(20))))
+    rows = set_rows(policy_set(Row(ranges=ranges(20)))).blocks
 
     blocks = [rows[ROW_KEY.pack(0xAA, 0xBB, block)] for block in range(3)]
     assert all(block[: ROW_HEADER.size] == ROW_HEADER.pack(20, RULE_NONE, 0) for block in blocks)
@@ -57,9 +63,20 @@ def test_many_ranges_go_into_several_blocks_and_each_speaks_for_the_row() -> Non
     assert ROW_KEY.pack(0xAA, 0xBB, 3) not in rows
 
 
-def test_a_row_that_does_not_fit_is_refused_by_name() -> None:
-    with pytest.raises(Unrealisable, match="default/web"):
-        set_rows(policy_set(Row(ranges=ranges(513))))
+def test_a_row_that_does_not_fit_is_closed_and_named() -> None:
+    assert set_rows(policy_set(Row(ranges=ranges(512)))).problem == ""
+    made = set_rows(policy_set(Row(action=Action.ALLOW, rule=1, ranges=ranges(513))))
+
+    assert "default/web" in made.problem
+    assert made.blocks.keys() == {ROW_KEY.pack(0xAA, 0, 0), ROW_KEY.pack(0xAA, 0xBB, 0)}
+    assert made.blocks[ROW_KEY.pack(0xAA, 0xBB, 0)] == bytes(
+        ROW_HEADER.pack(0, RULE_NONE, 0).ljust(ROW_SIZE, b"\0")
+    )
+
+
+def test_a_rule_without_a_number_of_its_own_is_enforced_all_the_same() -> None:
+    rows = set_rows(policy_set(Row(action=Action.ALLOW, rule=70_000))).blocks
+    assert rows[ROW_KEY.pack(0xAA, 0xBB, 0)][: ROW_HEADER.size] == ROW_HEADER.pack(0, RULE_NONE, 1)
 
 
 def service(*ports: ServicePort, ips: tuple[str, ...] = ("10.96.0.9",)) -> ServiceRecord:
