@@ -24,17 +24,30 @@ _RETURN_ZERO = bytes.fromhex("b7000000000000009500000000000000")
 
 
 def shortcomings(layout: Layout) -> list[str]:
-    """One sentence for each thing that is missing: what it is, and what to do. Needs root."""
+    """What keeps Stentor from running on this machine. Needs root.
+
+    One sentence for each thing that is missing: what it is, and what to do.
+    """
     if layout.machine not in DEBIAN_ARCHITECTURES:
         return [f"The processor ({layout.machine}) is not supported: run Stentor on x86_64 or aarch64."]
     found = (
         _kernel_shortcoming(layout.release),
         _ebpf_shortcoming(layout.machine),
-        _cgroup_shortcoming(Path("/proc/mounts")),
+        _cgroup_shortcoming(layout.filesystem / "proc/mounts"),
         _namespace_shortcoming(),
-        _space_shortcoming(layout),
     )
     return [sentence for sentence in found if sentence is not None]
+
+
+def shortage_of_space(layout: Layout) -> list[str]:
+    """The same for what setting up needs besides."""
+    for place in (layout.filesystem / "usr", layout.tree):
+        free = shutil.disk_usage(place).free // 2**20
+        if free < SPACE_NEEDED_MIB:
+            return [
+                f"There is too little room under {place} ({free} MiB free): free up {SPACE_NEEDED_MIB} MiB."
+            ]
+    return []
 
 
 def _kernel_shortcoming(release: str) -> str | None:
@@ -86,13 +99,3 @@ def _namespace_shortcoming() -> str | None:
         f"Network namespaces cannot be made here ({attempt.stderr.strip()}): run Stentor on a real "
         "or virtual machine, or in a container that has the capability SYS_ADMIN."
     )
-
-
-def _space_shortcoming(layout: Layout) -> str | None:
-    for place in (layout.filesystem / "usr", layout.tree):
-        free = shutil.disk_usage(place).free // 2**20
-        if free < SPACE_NEEDED_MIB:
-            return (
-                f"There is too little room under {place} ({free} MiB free): free up {SPACE_NEEDED_MIB} MiB."
-            )
-    return None

@@ -55,6 +55,11 @@ PACKAGES = (
         present=_program("ip"),
     ),
     Package(
+        name="curl",
+        purpose="tries connections by hand in the lab's pods",
+        present=_program("curl"),
+    ),
+    Package(
         name="python3-venv",
         purpose="makes the virtual environment for the Python packages",
         present=_file("usr/lib/python{python}/ensurepip/__init__.py"),

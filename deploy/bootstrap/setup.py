@@ -13,7 +13,7 @@ from deploy.bootstrap import environment, headers, stamps
 from deploy.bootstrap.apt import Apt
 from deploy.bootstrap.errors import BootstrapError, MachineUnfitError, StepFailedError
 from deploy.bootstrap.layout import Layout
-from deploy.bootstrap.machine import shortcomings
+from deploy.bootstrap.machine import shortage_of_space, shortcomings
 from deploy.bootstrap.packages import headers_present, missing_packages
 from deploy.bootstrap.progress import Progress
 
@@ -68,7 +68,7 @@ def _set_up(layout: Layout, *, development: bool) -> None:
 
         progress.say("Stentor sets itself up; this happens once.")
         progress.begin("checking this machine")
-        if missing := shortcomings(layout):
+        if missing := [*shortcomings(layout), *shortage_of_space(layout)]:
             raise MachineUnfitError(missing)
         layout.log.parent.mkdir(parents=True, exist_ok=True)
         layout.log.write_text("")
@@ -77,7 +77,11 @@ def _set_up(layout: Layout, *, development: bool) -> None:
         progress.begin("Python packages" if outdated else "Python packages: all there")
         if outdated:
             names = {name for lock in locks for name in environment.locked_names(lock)}
-            progress.say(f"      {len(names)} packages into .venv, each checked against its hash")
+            progress.say(
+                f"      {len(names)} packages into .venv, each checked against its hash: NATS, Kubernetes, "
+                f"netlink, HTTP, the command line{', tests and checks' if development else ''} "
+                "(docs/dependencies.md says what each is for)"
+            )
             environment.build(layout, locks=locks, progress=progress)
         progress.say(f"Set up in {time.monotonic() - started:.0f} s. (What was done: {layout.log})")
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -223,6 +224,49 @@ def endpoint_list(connection: Connection, output: Output = Format.TABLE) -> int:
     from deploy.cli.listings import endpoint_list as run
 
     return run(connection, output=output)
+
+
+class Shell(StrEnum):
+    """Shells that completion is made for."""
+
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+
+
+@app.command(epilog=EXIT_CODES)
+def completion(shell: Annotated[Shell, typer.Argument(help="The shell to complete in.")]) -> int:
+    """Print the completion script of a shell. For bash: `source <(stentor completion bash)`."""
+    os.environ["_STENTOR_COMPLETE"] = f"source_{shell}"
+    typer.main.get_command(app).main(args=[], prog_name=PROGRAM)
+    return 0
+
+
+def bootstrap(name: str, arguments: Sequence[str]) -> NoReturn:
+    """Become the program that sets Stentor up, which owns this command."""
+    program = str(Path(__file__).resolve().parents[2] / PROGRAM)
+    sys.stdout.flush()
+    os.execv(program, [program, name, *arguments])
+
+
+@app.command(epilog=EXIT_CODES)
+def setup(
+    dev: Annotated[bool, typer.Option("--dev", help="Also the tools for tests and checks.")] = False,
+) -> int:
+    """Install what is missing. Every command does so when it starts; this does nothing else."""
+    bootstrap("setup", ["--dev"] if dev else [])
+
+
+@app.command(
+    "test",
+    epilog="Exit codes are pytest's.",
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)
+def run_tests(
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="[PYTEST-ARGUMENT...]")] = None,
+) -> int:
+    """Run the test suite. As root: packet tests make network namespaces."""
+    bootstrap("test", arguments or [])
 
 
 @app.command(epilog=EXIT_CODES)

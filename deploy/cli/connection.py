@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from deploy.cli.errors import UnfitError
 from deploy.cli.lab_state import DEFAULT_LAB, LAB_VARIABLE, lab_runs, lab_settings
+from deploy.cli.output import progress
 
 if TYPE_CHECKING:
     from shared.bus import Bus, BusSettings
@@ -91,7 +92,9 @@ async def open_bus(settings: BusSettings) -> AsyncIterator[Bus]:
     try:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                bus = await Bus.connect(settings, name="stentor cli")
+                with progress(only_terminals=True) as shown:
+                    shown.update(f"connecting to NATS at {settings.url}")
+                    bus = await Bus.connect(settings, name="stentor cli")
         except TimeoutError:
             reason = reasons.text or f"no answer within {CONNECT_SECONDS:g} s from NATS at {settings.url}"
             raise UnfitError(

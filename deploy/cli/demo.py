@@ -19,7 +19,7 @@ from deploy.cli.cluster import Cluster, read_cluster
 from deploy.cli.connection import open_bus
 from deploy.cli.errors import INTERRUPTED, UnfitError, Unmet
 from deploy.cli.flowtext import flow_line
-from deploy.cli.lab_commands import lab_errors, read_pods, require_root
+from deploy.cli.lab_commands import lab_errors, read_pods, require_fit_machine, require_root
 from deploy.cli.lab_state import DEFAULT_LAB, LAB_VARIABLE, lab_kubeconfig, lab_runs, lab_settings
 from deploy.cli.matrix import Matrix, Outcome, Pods, Probe, expected_after, expected_before, judge, plan
 from deploy.cli.observe import FlowFilter, flows
@@ -179,8 +179,12 @@ class Story:
                 if kind not in kinds:
                     kinds.add(kind)
                     say(flow_line(flow))
-                if flow.verdict is Verdict.DROPPED and names_policy(flow):
+                if flow.verdict is not Verdict.DROPPED:
+                    continue
+                if names_policy(flow):
                     named.set()
+                else:
+                    self.faults.append(f"a drop does not name policy {'/'.join(POLICY)}: {flow_line(flow)}")
 
     async def _until_named(self, named: asyncio.Event) -> None:
         try:
@@ -266,6 +270,7 @@ async def play(lab: str, *, keep: bool) -> tuple[Story, bool]:
 def demo(*, name: str | None, keep: bool) -> int:
     """Run the demo; 0 only if everything was as it must be."""
     require_root()
+    require_fit_machine()
     began = time.monotonic()
     with lab_errors():
         lab = free_name(name)

@@ -131,7 +131,8 @@ def delete(filename: Manifests, name: LabName = LAB_NAME) -> int:
 
 @lab_app.command(
     "exec",
-    epilog="The exit code is that of CMD; 2 when it could not be started.",
+    epilog="The exit code is that of CMD; as in a shell 126 or 127 when it cannot be started; "
+    "2 when there is no such pod or lab.",
 )
 def execute(
     pod: Annotated[

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from deploy.bootstrap.layout import layout_of_this_machine
+from deploy.bootstrap.machine import shortcomings
 from deploy.cli.errors import FAILED, CliError, UnfitError, Unmet
 from deploy.cli.lab_state import lab_kubeconfig, lab_record, lab_settings
 from deploy.cli.output import Format, progress, say, say_json, say_table, styled
@@ -48,9 +50,10 @@ def sentence(error: Exception) -> str:
     return str(error).rstrip(".") + "."
 
 
-def ask(request: Coroutine[Any, Any, T]) -> T:
-    """The answer of the lab."""
-    with lab_errors():
+def ask(request: Coroutine[Any, Any, T], *, what: str) -> T:
+    """The answer of the lab; ``what`` is told when it takes long."""
+    with lab_errors(), progress(only_terminals=True) as shown:
+        shown.update(what)
         return asyncio.run(request)
 
 
@@ -58,6 +61,13 @@ def require_root() -> None:
     """Raises :class:`UnfitError` for anybody else, before anything is begun."""
     if os.geteuid() != 0:
         raise UnfitError("labs are made of network namespaces and eBPF programs: run this as root (sudo).")
+
+
+def require_fit_machine() -> None:
+    """Raises :class:`UnfitError` naming what the machine lacks by now, though it was set up once."""
+    missing = shortcomings(layout_of_this_machine(system=""))
+    if missing:
+        raise UnfitError(" ".join(missing))
 
 
 def up(
@@ -71,8 +81,9 @@ def up(
 ) -> int:
     """Make a lab."""
     require_root()
-    with progress(patience=0) as shown:
-        made = ask(
+    require_fit_machine()
+    with lab_errors(), progress(patience=0) as shown:
+        made = asyncio.run(
             client.up(
                 name,
                 nodes=nodes,
@@ -94,15 +105,15 @@ def up(
 def down(name: str) -> int:
     """Remove a lab."""
     require_root()
-    with progress() as shown:
-        ask(client.down(name, tell=shown.update))
+    with lab_errors(), progress() as shown:
+        asyncio.run(client.down(name, tell=shown.update))
     say(f"lab {name} is removed")
     return 0
 
 
 def status(name: str, *, output: Format) -> int:
     """Print a lab's processes."""
-    found = ask(client.status(name))
+    found = ask(client.status(name), what=f"asking lab {name}")
     if output is Format.JSON:
         say_json(found)
         return 0 if found.phase is Phase.READY else FAILED
@@ -165,7 +176,7 @@ async def read_pods(name: str) -> list[PodItem]:
 
 def pods(name: str, *, output: Format) -> int:
     """Print the pods."""
-    items = ask(read_pods(name))
+    items = ask(read_pods(name), what=f"asking lab {name}")
     if output is Format.JSON:
         say_json(items)
         return 0
@@ -187,7 +198,8 @@ def pods(name: str, *, output: Format) -> int:
 
 def change(name: str, *, path: Path, delete: bool) -> int:
     """Apply or delete manifests."""
-    for done in ask(client.delete(name, path) if delete else client.apply(name, path)):
+    request = client.delete(name, path) if delete else client.apply(name, path)
+    for done in ask(request, what=f"{'deleting' if delete else 'applying'} what {path} describes"):
         where = f"{done.namespace}/" if done.namespace else ""
         say(f"{done.kind} {where}{done.name} {done.action}")
     return 0
@@ -244,6 +256,6 @@ async def _print_log(path: Path, *, follow: bool) -> None:
 def service(name: str, *, service: str, action: str) -> int:
     """Stop, start or kill one process of the lab."""
     actions = {"stop": client.stop_child, "start": client.start_child, "kill": client.kill_child}
-    before = ask(actions[action](name, service))
+    before = ask(actions[action](name, service), what=f"waiting for {service} to {action}")
     say(f"{before.name} killed" if action == "kill" else f"{before.name} is {before.state}")
     return 0

@@ -51,6 +51,7 @@ class Column(StrEnum):
     SERVICE_80 = "Service backend:80"
     BACKEND_81_SAME = "backend:81 same node"
     BACKEND_81_OTHER = "backend:81 other node"
+    SERVICE_81 = "Service backend:81"
     FRONTEND_80 = "frontend:80"
 
     @property
@@ -61,10 +62,11 @@ class Column(StrEnum):
 
 _HEADINGS = {
     Column.BACKEND_80_SAME: ("backend:80", "same node"),
-    Column.BACKEND_80_OTHER: ("", "other node"),
-    Column.SERVICE_80: ("Service", "backend:80"),
+    Column.BACKEND_80_OTHER: ("", "other"),
+    Column.SERVICE_80: ("", "Service"),
     Column.BACKEND_81_SAME: ("backend:81", "same node"),
-    Column.BACKEND_81_OTHER: ("", "other node"),
+    Column.BACKEND_81_OTHER: ("", "other"),
+    Column.SERVICE_81: ("", "Service"),
     Column.FRONTEND_80: ("frontend:80", "any node"),
 }
 
@@ -129,6 +131,7 @@ def plan(pods: Pods, *, service_ip: str) -> list[Probe]:
                 )
         for _ in range(SERVICE_PROBES):
             add(source, Column.SERVICE_80, service_ip, SERVED, pods.backend)
+            add(source, Column.SERVICE_81, service_ip, UNSERVED, pods.backend)
     for source in (*pods.other, *pods.backend):
         for target in pods.frontend:
             for ip in target.ips:

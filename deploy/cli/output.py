@@ -120,7 +120,8 @@ def say_table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, e
 class Progress:
     """What is being waited for; see :func:`progress`. Used by one thread."""
 
-    def __init__(self, *, patience: float) -> None:
+    def __init__(self, *, patience: float, only_terminals: bool) -> None:
+        self._only_terminals = only_terminals
         self._console = console(stderr=True)
         self._status = self._console.status("") if self._console.is_terminal else None
         self._lock = threading.Lock()
@@ -161,7 +162,8 @@ class Progress:
             return
         self._said = self._text
         if self._status is None:
-            say(self._text, stderr=True)
+            if not self._only_terminals:
+                say(self._text, stderr=True)
             return
         self._status.update(styled(self._text))
         if not self._shown:
@@ -170,9 +172,9 @@ class Progress:
 
 
 @contextmanager
-def progress(*, patience: float = PATIENCE_SECONDS) -> Iterator[Progress]:
+def progress(*, patience: float = PATIENCE_SECONDS, only_terminals: bool = False) -> Iterator[Progress]:
     """A spinner on a terminal, a plain line for each change elsewhere; nothing before ``patience`` s."""
-    shown = Progress(patience=patience)
+    shown = Progress(patience=patience, only_terminals=only_terminals)
     try:
         yield shown
     finally:

@@ -196,7 +196,7 @@ class Lab:
         self._tell(f"network of {len(plan.nodes)} nodes")
         await asyncio.to_thread(topology.build, plan)
         await asyncio.to_thread(kernelfs.ensure_bpffs)
-        self._cgroup_root = await asyncio.to_thread(kernelfs.ensure_cgroup_root)
+        self._cgroup_root = await asyncio.to_thread(kernelfs.cgroup_root)
         for node in plan.nodes:
             kernelfs.make_directory(self.names.bpffs(node.name))
             kernelfs.make_directory(self.names.cgroup(node.name, root=self._cgroup_root))

@@ -1,7 +1,7 @@
 """The kernel's file systems that a lab needs: bpffs and the cgroup (version 2) hierarchy.
 
-They are found where they are mounted and mounted where they are not; what a lab made in them is removed with
-its own prefix only. Removing what is not there is no error.
+bpffs is mounted at its usual place where it was not, and stays; a cgroup hierarchy is the system's to mount.
+What a lab made in them is removed with its own prefix only. Removing what is not there is no error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from deploy.lab.errors import MachineError
 from deploy.lab.names import BPFFS, LabNames
 
 CGROUP_ROOTS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
-OWN_CGROUP_ROOT = Path("/run/stentor/cgroup2")
 MAKE_ATTEMPTS = 10
 
 
@@ -35,21 +34,21 @@ def mounted(kind: str) -> list[Path]:
 def ensure_bpffs() -> Path:
     """The bpffs at its usual place, mounted when it was not."""
     if BPFFS not in mounted("bpf"):
-        _mount("bpf", BPFFS)
+        done = subprocess.run(
+            ["mount", "-t", "bpf", "bpf", str(BPFFS)], capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise MachineError(f"cannot mount bpf at {BPFFS}: {done.stderr.strip()}")
     return BPFFS
 
 
-def ensure_cgroup_root() -> Path:
-    """The root of the cgroup2 hierarchy, mounted at a place of our own when it was nowhere."""
+def cgroup_root() -> Path:
+    """The root of the cgroup2 hierarchy; raises :class:`MachineError` when none is mounted."""
     places = mounted("cgroup2")
-    for place in (*CGROUP_ROOTS, OWN_CGROUP_ROOT):
+    for place in (*CGROUP_ROOTS, *places):
         if place in places:
             return place
-    if places:
-        return places[0]
-    OWN_CGROUP_ROOT.mkdir(parents=True, exist_ok=True)
-    _mount("cgroup2", OWN_CGROUP_ROOT)
-    return OWN_CGROUP_ROOT
+    raise MachineError("no cgroup v2 hierarchy is mounted: mount one at /sys/fs/cgroup/unified")
 
 
 def make_directory(folder: Path) -> None:
@@ -105,11 +104,3 @@ def _gone_already() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENODEV):
             raise
-
-
-def _mount(kind: str, place: Path) -> None:
-    done = subprocess.run(
-        ["mount", "-t", kind, kind, str(place)], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise MachineError(f"cannot mount {kind} at {place}: {done.stderr.strip()}")

@@ -56,7 +56,7 @@ def test_every_client_is_tried_against_every_backend_on_both_ports() -> None:
     for source in ("frontend-a", "frontend-b", "other"):
         for ip in ("10.244.0.3", "10.244.1.3"):
             assert {(source, ip, 80), (source, ip, 81)} <= tried
-        assert (source, "10.96.0.10", 80) in tried
+        assert {(source, "10.96.0.10", 80), (source, "10.96.0.10", 81)} <= tried
     for source in ("backend-a", "backend-b"):
         assert (source, "10.244.0.2", 80) in tried
 
@@ -69,6 +69,7 @@ def test_every_client_is_tried_against_every_backend_on_both_ports() -> None:
         ("frontend-a", Column.SERVICE_80, Outcome.OPEN),
         ("frontend-a", Column.BACKEND_81_SAME, Outcome.DENIED),
         ("frontend-b", Column.BACKEND_81_OTHER, Outcome.DENIED),
+        ("frontend-b", Column.SERVICE_81, Outcome.DENIED),
         ("other", Column.BACKEND_80_SAME, Outcome.DENIED),
         ("other", Column.BACKEND_80_OTHER, Outcome.DENIED),
         ("other", Column.BACKEND_81_SAME, Outcome.DENIED),
@@ -130,13 +131,13 @@ def test_table_after_the_policy() -> None:
     made = matrix(AFTER, AFTER)
     lines = [line.plain for line in table_lines(made.columns(), made.rows())]
     assert lines == [
-        "TO                   backend:80                Service      backend:81                frontend:80",
-        "FROM                 same node    other node   backend:80   same node    other node   any node",
-        "frontend on node-1   open         open         open         denied       denied       -",
-        "frontend on node-2   open         open         open         denied       denied       -",
-        "other on node-2      denied       denied       denied       denied       denied       open",
-        "backend on node-1    -            -            -            -            -            open",
-        "backend on node-2    -            -            -            -            -            open",
+        "TO                   backend:80                      backend:81                      frontend:80",
+        "FROM                 same node    other    Service   same node    other    Service   any node",
+        "frontend on node-1   open         open     open      denied       denied   denied    -",
+        "frontend on node-2   open         open     open      denied       denied   denied    -",
+        "other on node-2      denied       denied   denied    denied       denied   denied    open",
+        "backend on node-1    -            -        -         -            -        -         open",
+        "backend on node-2    -            -        -         -            -        -         open",
     ]
     assert max(map(len, lines)) <= 100
     assert made.legend() == "open: a server answered; denied: no answer: dropped on the way"
