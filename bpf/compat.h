@@ -2,6 +2,7 @@
 #pragma once
 
 #define AF_INET 2
+#define AF_INET6 10
 
 #ifndef offsetof
 #define offsetof(type, member) __builtin_offsetof(type, member)

@@ -58,6 +58,11 @@
 #define LIFE_TCP_CLOSING 10
 #define LIFE_OTHER 56
 
+/* Programs for IPv6 in `ipv6_programs`. */
+#define TAIL_FROM_POD 0
+#define TAIL_TO_POD 1
+#define TAIL_FROM_NETWORK 2
+
 /* Types and flags of events. */
 #define EVENT_DROP 1
 #define EVENT_NEW 2
@@ -68,5 +73,6 @@
 #define EVENT_AUDIT 16   /* policy denies, but only audits */
 #define EVENT_AT_INGRESS 32 /* a drop was decided for the destination, not for the source */
 
-/* Source address of a hairpin connection as its own pod sees it: 169.254.42.1, network order. */
+/* Source address of a hairpin connection as its own pod sees it: 169.254.42.1, fd53:7465:6e74:6f72::1, network order. */
 #define HAIRPIN_ADDRESS4 bpf_htonl(0xa9fe2a01)
+#define HAIRPIN_ADDRESS6 {bpf_htonl(0xfd537465), bpf_htonl(0x6e746f72), 0, bpf_htonl(1)}

@@ -12,7 +12,10 @@
 #include "family_maps.h"
 #if FAMILY == 4
 #include "ipv4.h"
+#else
+#include "ipv6.h"
 #endif
+#include "transport.h"
 #include "lookup.h"
 #include "service.h"
 #include "conntrack.h"

@@ -16,9 +16,11 @@
 struct packet {
 	__u32 l4;           /* offset of the transport header, 0: a later fragment has none */
 	__u32 inner;        /* offset of the IP header that an ICMP error quotes, 0: no error */
+	__u32 end;          /* offset behind the last byte of a fragment, by its header */
+	__u32 offset;       /* of a fragment in its datagram, bytes */
+	__be32 id;          /* of a fragment's datagram */
 	__u16 policy_port;  /* what policy compares: destination port or ICMP type, host order */
-	__be16 id;          /* of a first fragment */
-	__u8 first;         /* a first fragment, with others to follow */
+	__u8 fragmented;    /* part of a datagram */
 	__u8 tcp_flags;
 	__u8 icmp_type;
 	__u8 icmp_code;

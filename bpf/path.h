@@ -390,7 +390,7 @@ static __always_inline int F(handle)(struct __sk_buff *skb, __u32 origin, int de
 	target = entry->target;
 	if (!packet->inner)
 		F(account)(packet, tuple, entry, now);
-	if (packet->first && !packet->inner)
+	if (packet->fragmented && packet->l4 && !packet->inner)
 		F(expect_fragments)(packet, tuple);
 	if (entry->flags & CT_TRANSLATE) {
 		struct F(tuple) to = entry->to;

@@ -4,6 +4,7 @@
 #include <uapi/linux/if_ether.h>
 #include <uapi/linux/in.h>
 #include <uapi/linux/ip.h>
+#include <uapi/linux/ipv6.h>
 #include <uapi/linux/pkt_cls.h>
 #include <uapi/linux/bpf.h>
 
@@ -13,6 +14,7 @@
 #include "types.h"
 #include "maps.h"
 #include "packet.h"
+#include "rewrite.h"
 #include "policy.h"
 #include "events.h"
 
@@ -20,13 +22,24 @@
 #include "family.h"
 #undef FAMILY
 
+#define FAMILY 6
+#include "family.h"
+#undef FAMILY
+
 #include "arp.h"
+#include "neighbour.h"
 
 /* Counts a packet that is not told: noise of protocols that no pod needs. */
 static __always_inline int drop_quietly(struct __sk_buff *skb, __u8 reason, int ingress)
 {
 	count_drop(skb, reason, ingress);
 	return TC_ACT_SHOT;
+}
+
+/* Where what the node's stack sends into a veth comes from. */
+static __always_inline __u32 origin_in_stack(struct __sk_buff *skb)
+{
+	return skb->ingress_ifindex ? ORIGIN_NET : ORIGIN_HOST;
 }
 
 /* tc ingress of the host side of a pod's veth: what the pod sends. */
@@ -37,10 +50,11 @@ int from_pod(struct __sk_buff *skb)
 	switch (skb->protocol) {
 	case bpf_htons(ETH_P_IP):
 		return handle4(skb, skb->ifindex, 0);
+	case bpf_htons(ETH_P_IPV6):
+		ipv6_programs.call(skb, TAIL_FROM_POD);
+		return drop_quietly(skb, DROP_MISSED_TAIL_CALL, 0);
 	case bpf_htons(ETH_P_ARP):
 		return answer_arp(skb);
-	case bpf_htons(ETH_P_IPV6):
-		return drop_quietly(skb, DROP_UNSUPPORTED_L3_PROTOCOL, 0);
 	}
 	return drop_quietly(skb, DROP_UNSUPPORTED_L2_PROTOCOL, 0);
 }
@@ -50,11 +64,12 @@ int to_pod(struct __sk_buff *skb)
 {
 	switch (skb->protocol) {
 	case bpf_htons(ETH_P_IP):
-		return handle4(skb, skb->ingress_ifindex ? ORIGIN_NET : ORIGIN_HOST, 1);
+		return handle4(skb, origin_in_stack(skb), 1);
+	case bpf_htons(ETH_P_IPV6):
+		ipv6_programs.call(skb, TAIL_TO_POD);
+		return drop_quietly(skb, DROP_MISSED_TAIL_CALL, 1);
 	case bpf_htons(ETH_P_ARP):
 		return TC_ACT_OK;
-	case bpf_htons(ETH_P_IPV6):
-		return drop_quietly(skb, DROP_UNSUPPORTED_L3_PROTOCOL, 1);
 	}
 	return drop_quietly(skb, DROP_UNSUPPORTED_L2_PROTOCOL, 1);
 }
@@ -63,7 +78,38 @@ int to_pod(struct __sk_buff *skb)
  * what carries a VLAN tag: it is for an interface on top of this one. */
 int from_network(struct __sk_buff *skb)
 {
-	if (skb->protocol == bpf_htons(ETH_P_IP) && !skb->vlan_present)
+	if (skb->vlan_present)
+		return TC_ACT_OK;
+	switch (skb->protocol) {
+	case bpf_htons(ETH_P_IP):
 		return handle4(skb, ORIGIN_NET, 0);
+	case bpf_htons(ETH_P_IPV6):
+		ipv6_programs.call(skb, TAIL_FROM_NETWORK);
+		return drop_quietly(skb, DROP_MISSED_TAIL_CALL, 1);
+	}
 	return TC_ACT_OK;
+}
+
+/* Tail call of from_pod for IPv6. */
+int from_pod6(struct __sk_buff *skb)
+{
+	if (is_neighbour_discovery(skb))
+		return answer_neighbour(skb);
+	if (is_link_multicast(skb))
+		return drop_quietly(skb, DROP_UNSUPPORTED_L3_PROTOCOL, 0);
+	return handle6(skb, skb->ifindex, 0);
+}
+
+/* Tail call of to_pod for IPv6. The node itself may look for its pods. */
+int to_pod6(struct __sk_buff *skb)
+{
+	if (!skb->ingress_ifindex && is_neighbour_discovery(skb))
+		return TC_ACT_OK;
+	return handle6(skb, origin_in_stack(skb), 1);
+}
+
+/* Tail call of from_network for IPv6. */
+int from_network6(struct __sk_buff *skb)
+{
+	return handle6(skb, ORIGIN_NET, 0);
 }

@@ -6,6 +6,11 @@ struct address4 {
 	__be32 word;
 };
 
+/* An IPv6 address, network order. */
+struct address6 {
+	__be32 word[4];
+};
+
 /* State of the node that every packet needs. */
 struct node_config {
 	__u32 epoch; /* moves whenever a cached verdict might have changed; odd while maps are being changed */

@@ -47,6 +47,7 @@ class IpFamily(StrEnum):
     """Address families of nodes and pods."""
 
     V4 = "v4"
+    V6 = "v6"
     DUAL = "dual"
 
 
@@ -68,7 +69,9 @@ def up(
         EnableOn,
         typer.Option(help="Enforce on all nodes, or on those annotated azure.microsoft.com/use-cilium=true."),
     ] = EnableOn.ALL,
-    ip_family: Annotated[IpFamily, typer.Option(help="Address families.")] = IpFamily.V4,
+    ip_family: Annotated[
+        IpFamily, typer.Option(help="Address families of nodes, pods and Services.")
+    ] = IpFamily.V4,
 ) -> int:
     """Make a lab and return when all of it is ready."""
     from deploy.cli.lab_commands import up as run

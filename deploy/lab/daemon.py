@@ -209,7 +209,8 @@ class Lab:
         given = self.record.options.kubeconfig
         if given is None:
             self._tell("API server and controllers")
-            server = ApiServer()
+            families = self.record.plan.ip_family
+            server = ApiServer(service_cidrs=families.choose(topology.SERVICES_V4, topology.SERVICES_V6))
             await server.start()
             parts.push_async_callback(server.stop)
             write_private(self.names.kubeconfig, server.kubeconfig().encode())

@@ -13,6 +13,7 @@ import contextlib
 from enum import StrEnum
 from functools import partial
 from ipaddress import ip_interface, ip_network
+from typing import TypeVar
 
 import msgspec
 from pyroute2 import IPRoute
@@ -21,6 +22,8 @@ from pyroute2.netlink.exceptions import NetlinkError
 from deploy.lab import namespaces
 from deploy.lab.names import LabNames, namespace_path
 
+T = TypeVar("T")
+
 BRIDGE = "br0"
 UPLINK = "eth0"
 
@@ -28,6 +31,8 @@ UNDERLAY_V4 = ip_network("172.30.0.0/24")
 UNDERLAY_V6 = ip_network("fd00:172:30::/64")
 POD_CIDRS_V4 = ip_network("10.244.0.0/16")
 POD_CIDRS_V6 = ip_network("fd00:10:244::/48")
+SERVICES_V4 = "10.96.0.0/16"
+SERVICES_V6 = "fd00:10:96::/112"
 
 FIRST_NODE = 11
 """Last byte of the first node's underlay address; the bridge has 1, outside hosts begin at 201."""
@@ -37,10 +42,15 @@ MAX_OUTSIDE = 254 - FIRST_OUTSIDE
 
 
 class IpFamily(StrEnum):
-    """Which families nodes and pods have."""
+    """Which families nodes, pods and Services have; with both, IPv4 is the first."""
 
     V4 = "v4"
+    V6 = "v6"
     DUAL = "dual"
+
+    def choose(self, v4: T, v6: T) -> tuple[T, ...]:
+        """What there is of both families."""
+        return {IpFamily.V4: (v4,), IpFamily.V6: (v6,), IpFamily.DUAL: (v4, v6)}[self]
 
 
 class HostPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,17 +138,15 @@ def build_pod_namespace(namespace: str, *, ip_family: IpFamily) -> None:
 
 
 def _underlay(host: int, *, ip_family: IpFamily) -> tuple[str, ...]:
-    v4 = f"{UNDERLAY_V4[host]}/{UNDERLAY_V4.prefixlen}"
-    if ip_family is IpFamily.V4:
-        return (v4,)
-    return (v4, f"{UNDERLAY_V6[host]}/{UNDERLAY_V6.prefixlen}")
+    return ip_family.choose(
+        f"{UNDERLAY_V4[host]}/{UNDERLAY_V4.prefixlen}", f"{UNDERLAY_V6[host]}/{UNDERLAY_V6.prefixlen}"
+    )
 
 
 def _pod_cidrs(node: int, *, ip_family: IpFamily) -> tuple[str, ...]:
-    v4 = f"{POD_CIDRS_V4.network_address + node * 256}/24"
-    if ip_family is IpFamily.V4:
-        return (v4,)
-    return (v4, f"{POD_CIDRS_V6.network_address + (node << 64)}/64")
+    return ip_family.choose(
+        f"{POD_CIDRS_V4.network_address + node * 256}/24", f"{POD_CIDRS_V6.network_address + (node << 64)}/64"
+    )
 
 
 def _set_families(namespace: str, family: IpFamily, *, forwarding: bool) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 
 from services.datapath.committed import Change, Committed
 from services.datapath.desired import set_rows
@@ -28,7 +28,7 @@ from services.datapath.kernel.layout import (
     set_number,
     unpacked,
 )
-from services.datapath.kernel.state import KernelState
+from services.datapath.kernel.state import FamilyState, KernelState
 from shared.bus import Batch
 from shared.contract.base import M, Message
 from shared.contract.identity import EndpointRecord, IpEntry, NodeRecord
@@ -48,7 +48,7 @@ class Readiness:
 
 
 class Desire:
-    """What this node's kernel is to hold. IPv4 addresses; others are kept for their own family's maps."""
+    """What this node's kernel is to hold."""
 
     def __init__(self, *, node: str, kernel: KernelState) -> None:
         self.nodes: dict[str, NodeRecord] = {}
@@ -69,7 +69,11 @@ class Desire:
         self._kernel = kernel
         self._own_addresses: frozenset[str] = frozenset()
         self._settled = False
-        self._unclaimed = {unpacked(key, version=4) for key in kernel.ipcache.known()}
+        self._unclaimed = {
+            unpacked(key, version=family.family.version)
+            for family in kernel.families
+            for key in family.ipcache.known()
+        }
         self._leaving: set[str] = set()
         self._address_classes: dict[str, AddressClass] = {}
         self._withheld: dict[int, set[str]] = {}
@@ -111,7 +115,7 @@ class Desire:
         """Whether an address has, or may have, another owner than the kernel knows."""
         if before is not None:
             return after is None or _owner(before) != _owner(after)
-        held = self._kernel.ipcache.get(packed(ip))
+        held = self._kernel.of(ip).ipcache.get(packed(ip))
         return after is not None and held is not None and PEER.unpack(held)[1] != after.identity
 
     def settle(self) -> None:
@@ -156,9 +160,8 @@ class Desire:
         self._want_identity(ip, entry.identity, peer_class=peer_class)
 
     def _want_identity(self, ip: str, identity: int | None, *, peer_class: int = 0) -> None:
-        if ip_address(ip).version == 4:
-            value = None if identity is None else PEER.pack(peer_class, identity)
-            self._kernel.ipcache.want(packed(ip), value)
+        value = None if identity is None else PEER.pack(peer_class, identity)
+        self._kernel.of(ip).ipcache.want(packed(ip), value)
 
     def _release(self, ip: str, identity: int) -> None:
         """The address is no longer withheld for an identity whose class is unknown."""
@@ -171,16 +174,19 @@ class Desire:
         if not self.nodes or not self.policy.spoken:
             return
         unmanaged = PEER.pack(0, Reserved.UNMANAGED)
-        held = () if self._settled else self._kernel.cidrs.known()
-        entries = {key: unmanaged for key in held if self._kernel.cidrs.get(key) == unmanaged}
+        wanted: dict[FamilyState, dict[bytes, bytes]] = {}
+        for family in self._kernel.families:
+            held = () if self._settled else family.cidrs.known()
+            wanted[family] = {key: unmanaged for key in held if family.cidrs.get(key) == unmanaged}
         for node in self.nodes.values():
             for cidr in node.pod_cidrs:
-                if ip_network(cidr).version == 4:
-                    entries[prefix_key(cidr)] = unmanaged
+                wanted[self._kernel.of(cidr)][prefix_key(cidr)] = unmanaged
         for value in self.policy.values.values():
-            if isinstance(value, CidrClass) and ip_network(value.cidr).version == 4:
-                entries[prefix_key(value.cidr)] = PEER.pack(int(value.peer_class, 16), Reserved.WORLD)
-        self._kernel.cidrs.want_exactly(entries)
+            if isinstance(value, CidrClass):
+                entry = PEER.pack(int(value.peer_class, 16), Reserved.WORLD)
+                wanted[self._kernel.of(value.cidr)][prefix_key(value.cidr)] = entry
+        for family, entries in wanted.items():
+            family.cidrs.want_exactly(entries)
 
     # -- policy ------------------------------------------------------------------------------------
 
@@ -293,13 +299,11 @@ class Desire:
 
     def want_local(self) -> None:
         """Wants the endpoints map for the local endpoints. One whose policy is unknown keeps what it had."""
-        wanted = self._left_alone()
+        wanted = {family: self._left_alone(family) for family in self._kernel.families}
         for endpoint in self.local.values():
             ready = self.readiness(endpoint)
             for ip in endpoint.ips:
-                if ip_address(ip).version != 4:
-                    continue
-                key = packed(ip)
+                family, key = self._kernel.of(ip), packed(ip)
                 value = ENDPOINT.pack(
                     ready.ingress_set,
                     ready.egress_set,
@@ -308,21 +312,22 @@ class Desire:
                     0 if ready.reason else ENDPOINT_READY,
                 )
                 if ready.reason:
-                    value = self._kept(key, endpoint) or value
-                wanted[key] = value
-        self._kernel.endpoints.want_exactly(wanted)
+                    value = self._kept(ip, endpoint) or value
+                wanted[family][key] = value
+        for family, entries in wanted.items():
+            family.endpoints.want_exactly(entries)
 
     def in_kernel(self, endpoint: LocalEndpoint) -> bool:
         """The kernel is known to hold an entry of this endpoint."""
-        return any(self._kept(packed(ip), endpoint) for ip in endpoint.ips)
+        return any(self._kept(ip, endpoint) for ip in endpoint.ips)
 
-    def _left_alone(self) -> dict[bytes, bytes]:
+    def _left_alone(self, family: FamilyState) -> dict[bytes, bytes]:
         if not self.unknown_links:
             return {}
         left: dict[bytes, bytes] = {}
         links = set(self.unknown_links.values())
-        for key in self._kernel.endpoints.known():
-            value = self._kernel.endpoints.get(key)
+        for key in family.endpoints.known():
+            value = family.endpoints.get(key)
             if value is None or ENDPOINT.unpack(value)[2] not in links:
                 continue
             _, _, ifindex, identity, flags = ENDPOINT.unpack(value)
@@ -333,8 +338,8 @@ class Desire:
             left[key] = value
         return left
 
-    def _kept(self, key: bytes, endpoint: LocalEndpoint) -> bytes | None:
-        held = self._kernel.endpoints.get(key)
+    def _kept(self, ip: str, endpoint: LocalEndpoint) -> bytes | None:
+        held = self._kernel.of(ip).endpoints.get(packed(ip))
         if held is None or ENDPOINT.unpack(held)[2] != endpoint.host_ifindex:
             return None
         return held

@@ -13,7 +13,6 @@ from ipaddress import ip_address
 from services.datapath.kernel.layout import (
     BLOCKS_PER_ROW,
     CLASS_DEFAULT,
-    CONSTANTS,
     FRONTEND,
     IPV4,
     IPV6,
@@ -27,6 +26,7 @@ from services.datapath.kernel.layout import (
     packed,
     port_bytes,
 )
+from services.datapath.kernel.source import CONSTANTS
 from shared.contract.base import Protocol
 from shared.contract.policy import Action, PolicySet, PortRange, Row
 from shared.contract.service import Backend, ServiceRecord

@@ -10,14 +10,14 @@ from collections import Counter
 
 from services.datapath.committed import Committed
 from services.datapath.desired import ServiceEntries, service_entries
-from services.datapath.kernel.state import KernelState
+from services.datapath.kernel.state import FamilyState, KernelState
 from shared.bus import Batch
 from shared.contract.base import Message
 from shared.contract.service import ServiceRecord
 
 
 class Frontends:
-    """The committed Services. IPv4 addresses; others are kept for their own family's maps."""
+    """The committed Services."""
 
     def __init__(self, kernel: KernelState, *, problems: dict[str, str]) -> None:
         """``problems`` takes sentences about what cannot be realised, by object."""
@@ -27,8 +27,8 @@ class Frontends:
         self._kernel = kernel
         self._problems = problems
         self._entries: dict[str, ServiceEntries] = {}
-        self._frontends: dict[tuple[int, bytes], dict[str, bytes]] = {}
-        self._backends: Counter[tuple[int, bytes]] = Counter()
+        self._frontends: dict[tuple[FamilyState, bytes], dict[str, bytes]] = {}
+        self._backends: Counter[tuple[FamilyState, bytes]] = Counter()
 
     @property
     def revision(self) -> int:
@@ -42,8 +42,9 @@ class Frontends:
         if change is None:
             return False
         if first:
-            self._kernel.frontends.want_exactly({})
-            self._kernel.backends.want_exactly({})
+            for family in self._kernel.families:
+                family.frontends.want_exactly({})
+                family.backends.want_exactly({})
         for key, value in (*change.removed.items(), *change.replaced.items()):
             self._forget_service(key)
             if isinstance(value, ServiceRecord):
@@ -58,32 +59,30 @@ class Frontends:
         if entries.problems:
             self._problems[key] = "; ".join(entries.problems)
         self._name_service(service, known=True)
-        for version, backends in entries.backends.items():
-            for slot, value in backends.items():
-                self._backends[version, slot] += 1
-                if version == 4:
-                    self._kernel.backends.want(slot, value)
-        for version, frontends in entries.frontends.items():
-            for frontend, value in frontends.items():
-                self._frontends.setdefault((version, frontend), {})[key] = value
-                self._want_frontend(version, frontend)
+        for family in self._kernel.families:
+            version = family.family.version
+            for slot, value in entries.backends[version].items():
+                self._backends[family, slot] += 1
+                family.backends.want(slot, value)
+            for frontend, value in entries.frontends[version].items():
+                self._frontends.setdefault((family, frontend), {})[key] = value
+                self._want_frontend(family, frontend)
 
     def _forget_service(self, key: str) -> None:
         entries = self._entries.pop(key, None)
         self._problems.pop(key, None)
         if entries is None:
             return
-        for version, backends in entries.backends.items():
-            for slot in backends:
-                self._backends[version, slot] -= 1
-                if not self._backends[version, slot]:
-                    del self._backends[version, slot]
-                    if version == 4:
-                        self._kernel.backends.want(slot, None)
-        for version, frontends in entries.frontends.items():
-            for frontend in frontends:
-                self._frontends[version, frontend].pop(key, None)
-                self._want_frontend(version, frontend)
+        for family in self._kernel.families:
+            version = family.family.version
+            for slot in entries.backends[version]:
+                self._backends[family, slot] -= 1
+                if not self._backends[family, slot]:
+                    del self._backends[family, slot]
+                    family.backends.want(slot, None)
+            for frontend in entries.frontends[version]:
+                self._frontends[family, frontend].pop(key, None)
+                self._want_frontend(family, frontend)
 
     def _name_service(self, service: ServiceRecord, *, known: bool) -> None:
         for ip in service.cluster_ips:
@@ -94,11 +93,10 @@ class Frontends:
                 else:
                     self.names.pop(key, None)
 
-    def _want_frontend(self, version: int, frontend: bytes) -> None:
+    def _want_frontend(self, family: FamilyState, frontend: bytes) -> None:
         """Two Services with one address are for the API server to prevent; here the first by name has it."""
-        claims = self._frontends[version, frontend]
+        claims = self._frontends[family, frontend]
         value = claims[min(claims)] if claims else None
         if not claims:
-            del self._frontends[version, frontend]
-        if version == 4:
-            self._kernel.frontends.want(frontend, value)
+            del self._frontends[family, frontend]
+        family.frontends.want(frontend, value)

@@ -47,7 +47,7 @@ class Realiser:
         self.kernel = kernel
         self.ipcache_revision = 0
         self.drift_repaired = 0
-        self.live_connections = 0
+        self.live_connections = {family.connections: 0 for family in kernel.families}
         self.endpoints_by_ifindex: dict[int, LocalEndpoint] = {}
         """Pods of this node by the host side of their link."""
         self.attachments = Attachments(loaded=loaded, netlink=netlink, pods=self._pod_links)
@@ -114,8 +114,8 @@ class Realiser:
             mirror.name: MapUse(entries=len(mirror), capacity=mirror.capacity)
             for mirror in self.kernel.mirrors
         }
-        connections = self.kernel.connections
-        maps[connections.name] = MapUse(entries=self.live_connections, capacity=connections.capacity)
+        for connections, live in self.live_connections.items():
+            maps[connections.name] = MapUse(entries=live, capacity=connections.capacity)
         return Realised(
             node=self._node,
             time=timestamp(),
@@ -192,8 +192,9 @@ class Realiser:
         """Makes room in conntrack every so often."""
         while True:
             await asyncio.sleep(seconds)
-            swept = await asyncio.to_thread(conntrack.sweep, self.kernel.connections, version=4)
-            self.live_connections = swept.live
+            for family in self.kernel.families:
+                swept = await asyncio.to_thread(conntrack.sweep, family.connections, family=family.family)
+                self.live_connections[family.connections] = swept.live
 
     def events_lost(self) -> dict[str, int]:
         """Events that found their ring full, by class, since the maps were made."""

@@ -121,11 +121,11 @@ class MiniNode:
         kernel = KernelState(loaded.maps)
         for mirror in kernel.mirrors:
             mirror.want_exactly({})
-        kernel.connections.delete_all(list(kernel.connections.keys()))
+        kernel.v4.connections.delete_all(list(kernel.v4.connections.keys()))
         kernel.set_mac(bytes.fromhex(HOST_MAC.replace(":", "")))
         node = cls(prefix=prefix, home=home, kernel=kernel, loaded=loaded, netlink=netlink)
         node._rings = EventRings([open_ring(loaded, name) for name in RINGS], node._take)
-        kernel.ipcache.want(packed(cls.NODE_IP), PEER.pack(0, Reserved.HOST))
+        kernel.v4.ipcache.want(packed(cls.NODE_IP), PEER.pack(0, Reserved.HOST))
         node.identity(Reserved.WORLD)
         kernel.apply()
         node.events.clear()
@@ -161,7 +161,7 @@ class MiniNode:
         if guarded:
             fd = self.loaded.program_fds["from_network"]
             await self.netlink.attach_program(Hook(ifindex=index, side="ingress", name="from_network", fd=fd))
-        self.kernel.ipcache.want(packed(self.UPLINK_IP), PEER.pack(0, Reserved.HOST))
+        self.kernel.v4.ipcache.want(packed(self.UPLINK_IP), PEER.pack(0, Reserved.HOST))
         self.kernel.apply()
         self.outside = Pod("outside", netns, self.OUTSIDE_IPS[0], Reserved.WORLD, index)
         return self.outside
@@ -185,15 +185,15 @@ class MiniNode:
             await self.netlink.attach_program(Hook(ifindex=pair.host_ifindex, side=side, name=program, fd=fd))
         await self.netlink.bring_up_pod_link(link)
         self.identity(identity)
-        self.kernel.ipcache.want(packed(ip), PEER.pack(0, identity))
+        self.kernel.v4.ipcache.want(packed(ip), PEER.pack(0, identity))
         self.enter(pod, ready=ready)
         return pod
 
     def enter(self, pod: Pod, *, ready: bool = True) -> None:
         """Writes a pod's endpoint entry, with its sets."""
         flags = ENDPOINT_READY if ready else 0
-        value = ENDPOINT.pack(pod.ingress_set, pod.egress_set, pod.ifindex, pod.identity, bytes(6), flags)
-        self.kernel.endpoints.want(packed(pod.ip), value)
+        value = ENDPOINT.pack(pod.ingress_set, pod.egress_set, pod.ifindex, pod.identity, flags)
+        self.kernel.v4.endpoints.want(packed(pod.ip), value)
         self.kernel.apply()
 
     def row(
@@ -225,13 +225,13 @@ class MiniNode:
         """Writes a Service with one port."""
         number = hash((ip, port, protocol, tuple(backends))) & 0xFFFFFFFF
         key = IPV4.frontend_key
-        self.kernel.frontends.want(key.pack(packed(ip), bytes(2), 0), FRONTEND.pack(0, 0, 0))
-        self.kernel.frontends.want(
+        self.kernel.v4.frontends.want(key.pack(packed(ip), bytes(2), 0), FRONTEND.pack(0, 0, 0))
+        self.kernel.v4.frontends.want(
             key.pack(packed(ip), port_bytes(port), protocol), FRONTEND.pack(number, len(backends), 0)
         )
         for slot, (address, backend_port) in enumerate(backends):
             value = IPV4.backend.pack(packed(address), port_bytes(backend_port), 0)
-            self.kernel.backends.want(SLOT_KEY.pack(number, slot), value)
+            self.kernel.v4.backends.want(SLOT_KEY.pack(number, slot), value)
         self.kernel.apply()
 
     async def probe(self, where: Pod | None, *arguments: str) -> dict[str, object]:

@@ -140,7 +140,7 @@ class Datapath:
     async def remains(self) -> list[object]:
         """All that a pod leaves behind if it is not wholly gone."""
         return [
-            *self.kernel.endpoints,
+            *self.kernel.v4.endpoints,
             *self.ipam.owners,
             *self.registry.all(),
             *await self.netlink.pod_links(),
@@ -242,7 +242,7 @@ async def test_add_answers_as_cni_wants_when_everything_is_in_force(
         },
     )
     assert datapath.kernel.was_up == [False], "programs are attached before the link is up"
-    assert set(datapath.kernel.endpoints) == {name}
+    assert set(datapath.kernel.v4.endpoints) == {name}
     assert await claim_of(store, "web") == Claim(
         node="n1", namespace="shop", pod="web", uid="u1", container_id="c-web", ips=("10.7.0.2",)
     )
@@ -482,7 +482,7 @@ async def test_pods_go_in_parallel_and_requests_for_one_container_in_turn(
     adds = [asyncio.create_task(datapath.add(name, namespaces())) for name in names]
     async with asyncio.timeout(10):
         while True:
-            if len(datapath.kernel.endpoints) == len(names):
+            if len(datapath.kernel.v4.endpoints) == len(names):
                 break
             await asyncio.sleep(0.01)
     deleting = asyncio.create_task(datapath.delete("p0"))

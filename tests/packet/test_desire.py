@@ -68,14 +68,14 @@ class Kernel:
         """Class and identity that the kernel holds for an address."""
         self.desire.want_local()
         assert self.state.apply().problems == ()
-        value = self.state.ipcache.get(packed(ip))
+        value = self.state.v4.ipcache.get(packed(ip))
         return None if value is None else PEER.unpack(value)
 
     def endpoint(self) -> tuple[int, ...] | None:
         """What the kernel holds for the local pod: its sets, ifindex, identity and flags."""
         self.desire.want_local()
         assert self.state.apply().problems == ()
-        value = self.state.endpoints.get(packed(POD_IP))
+        value = self.state.v4.endpoints.get(packed(POD_IP))
         if value is None:
             return None
         return tuple(ENDPOINT.unpack(value))
@@ -167,11 +167,11 @@ def test_a_restart_keeps_addresses_that_no_bucket_speaks_of_until_the_buckets_ar
     kernel.desire.take_nodes(kernel.batch({}, snapshot=True))
     kernel.desire.take_nodes(kernel.batch(nodes("n1")))
     assert kernel.address(REMOTE_IP) == (0, 300)
-    assert set(kernel.state.cidrs.known()) == {prefix_key("10.1.0.0/24"), prefix_key("10.2.0.0/24")}
+    assert set(kernel.state.v4.cidrs.known()) == {prefix_key("10.1.0.0/24"), prefix_key("10.2.0.0/24")}
 
     kernel.desire.settle()
     assert kernel.address(REMOTE_IP) is None
-    assert set(kernel.state.cidrs.known()) == {prefix_key("10.1.0.0/24")}
+    assert set(kernel.state.v4.cidrs.known()) == {prefix_key("10.1.0.0/24")}
 
 
 def test_an_address_that_came_back_in_time_stays(kernel: Kernel) -> None:
@@ -195,7 +195,7 @@ def test_no_prefix_is_let_go_before_any_node_is_known(kernel: Kernel) -> None:
     kernel.policy(300)
     kernel.desire.settle()
     kernel.state.apply()
-    assert set(kernel.state.cidrs.known()) == {prefix_key("10.1.0.0/24")}
+    assert set(kernel.state.v4.cidrs.known()) == {prefix_key("10.1.0.0/24")}
 
 
 def test_a_pod_is_not_ready_while_its_own_address_is_withheld(kernel: Kernel) -> None:

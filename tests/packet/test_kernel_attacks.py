@@ -89,7 +89,7 @@ async def test_an_icmp_error_carries_nothing_past_egress_policy(node: MiniNode) 
     outside = await node.add_outside()
     allowed, forbidden = node.OUTSIDE_IPS
     node.identity(400)
-    node.kernel.ipcache.want(packed(allowed), PEER.pack(0, 400))
+    node.kernel.v4.ipcache.want(packed(allowed), PEER.pack(0, 400))
     node.row(SET, None)
     node.row(SET, 400, (UDP, 53, 53))
     pod.egress_set = SET
@@ -111,7 +111,7 @@ async def test_a_pod_that_the_kernel_does_not_know_hears_nothing(node: MiniNode,
     packet = ipv4(outside.ip if source else node.NODE_IP, pod.ip, UDP, udp(4000, 53))
     assert len(await node.hears(pod, source, packet)) == 1
 
-    node.kernel.endpoints.want(packed(pod.ip), None)
+    node.kernel.v4.endpoints.want(packed(pod.ip), None)
     node.kernel.apply()
     assert await denied(node, pod, source, packet) == DropReason.ENDPOINT_NOT_READY
     other = ipv4(outside.ip if source else node.NODE_IP, pod.ip, UDP, udp(4001, 53))
@@ -245,9 +245,9 @@ async def test_a_connection_whose_answers_were_forgotten_is_entered_again(node: 
     assert len(await node.hears(server, client, question)) == 1
     assert len(await node.hears(client, server, answer)) == 1
     (key,) = [
-        key for key, _ in node.kernel.connections.items() if IPV4.tuple_.unpack(key)[2] == port_bytes(80)
+        key for key, _ in node.kernel.v4.connections.items() if IPV4.tuple_.unpack(key)[2] == port_bytes(80)
     ]
-    node.kernel.connections.delete(key)
+    node.kernel.v4.connections.delete(key)
     assert await denied(node, client, server, answer) == DropReason.POLICY_DENIED
 
     async with asyncio.timeout(10):

@@ -39,9 +39,9 @@ async def test_sweep_removes_what_has_expired_and_nothing_else(node: MiniNode) -
     await node.serve(server, "serve-udp", "53")
     assert (await node.probe(client, "tcp", server.ip, "80"))["outcome"] == "open"
     assert (await node.probe(client, "udp", server.ip, "53"))["outcome"] == "open"
-    connections = node.kernel.connections
+    connections = node.kernel.v4.connections
 
-    assert conntrack.sweep(connections, version=4) == Sweep(live=4, removed=0)
+    assert conntrack.sweep(connections, family=IPV4) == Sweep(live=4, removed=0)
 
     # Field "expires" of the datagram's entries, as if nothing had come for a long time.
     for key, value in list(connections.items()):
@@ -49,5 +49,5 @@ async def test_sweep_removes_what_has_expired_and_nothing_else(node: MiniNode) -
         if IPV4.tuple_.unpack(key)[4] == UDP:
             fields[3] = 0
             connections.put(key, IPV4.ct_entry.pack(*fields))
-    assert conntrack.sweep(connections, version=4) == Sweep(live=2, removed=2)
+    assert conntrack.sweep(connections, family=IPV4) == Sweep(live=2, removed=2)
     assert {IPV4.tuple_.unpack(key)[4] for key, _ in connections.items()} == {TCP}

@@ -88,7 +88,7 @@ async def test_a_peer_without_a_class_is_refused(node: MiniNode) -> None:
     client, server = await node.add_pod("c", identity=300), await node.add_pod("s", identity=301)
     node.row(SET, None, allow=True)
     server.ingress_set = SET
-    node.kernel.ipcache.want(packed(client.ip), PEER.pack(0, 999))
+    node.kernel.v4.ipcache.want(packed(client.ip), PEER.pack(0, 999))
     node.enter(server)
 
     assert (await node.probe(client, "tcp", server.ip, "80"))["outcome"] == "denied"

@@ -18,7 +18,7 @@ def test_new_classes_precede_the_addresses_that_lead_to_them_and_changed_ones_fo
     assert kernel.classes.get(U32.pack(300)) == U64.pack(1)
     assert kernel.classes.get(U32.pack(301)) == U64.pack(3)
 
-    kernel.ipcache.want(packed("10.0.0.1"), PEER.pack(0, 301))
+    kernel.v4.ipcache.want(packed("10.0.0.1"), PEER.pack(0, 301))
     assert kernel.apply().problems == ()
     assert kernel.classes.get(U32.pack(300)) == U64.pack(2)
     assert not any(kernel.drift().values())

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from services.datapath.kernel.layout import CONSTANTS, IPV4, NODE_CONFIG, ROW_KEY, ROW_SIZE, U32
+from services.datapath.kernel.layout import IPV4, NODE_CONFIG, ROW_KEY, ROW_SIZE, U32
 from services.datapath.kernel.maps import KernelMap
+from services.datapath.kernel.source import CONSTANTS
 from shared.contract.drops import DropReason
 from tests.packet.craft import ACK, SYN, TCP, UDP, ipv4, tcp, udp
 from tests.packet.mininode import CLASS_OF, MiniNode, Pod
@@ -90,7 +91,7 @@ async def test_a_denied_flow_stays_denied_as_long_as_anybody_sends(node: MiniNod
     node.row(SERVERS, 300)
     assert await refused(node, client, server, answer) == DropReason.POLICY_DENIED
     now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) >> CONSTANTS["TICK_SHIFT"]
-    connections = node.kernel.connections
+    connections = node.kernel.v4.connections
     for key, value in list(connections.items()):
         fields = list(IPV4.ct_entry.unpack(value))
         fields[3] = now + 20  # as if nothing had come for a while

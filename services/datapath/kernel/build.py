@@ -16,9 +16,20 @@ from pathlib import Path
 import msgspec
 
 from services.datapath.kernel import libbpf
+from services.datapath.kernel.source import CONSTANTS
 
 PROGRAMS = ("from_pod", "to_pod", "from_network")
 """The entry functions of ``bpf/stentor.c``, all tc classifiers."""
+
+TAILS = {
+    "from_pod6": CONSTANTS["TAIL_FROM_POD"],
+    "to_pod6": CONSTANTS["TAIL_TO_POD"],
+    "from_network6": CONSTANTS["TAIL_FROM_NETWORK"],
+}
+"""Their other halves, with their places in the array ``TAIL_CALLS``, which the kernel empties when nobody but
+programs refers to it: so it is pinned, too."""
+
+TAIL_CALLS = "ipv6_programs"
 
 RINGS = ("drop_events", "flow_events")
 """Ring buffers: they belong to a program's life, not to the node's state."""
@@ -47,8 +58,11 @@ def build(request: BuildRequest) -> None:
     for name in PROGRAMS:
         function = module.load_func(name.encode(), BPF.SCHED_CLS)
         libbpf.pin(function.fd, partial / name)
-    for name in RINGS:
+    for name in (*RINGS, TAIL_CALLS):
         libbpf.pin(int(lib.bpf_table_fd(module.module, name.encode())), partial / name)
+    for name, place in TAILS.items():
+        function = module.load_func(name.encode(), BPF.SCHED_CLS)
+        module[TAIL_CALLS.encode()][ctypes.c_int(place)] = ctypes.c_int(function.fd)
     partial.rename(request.programs)
 
 
@@ -61,7 +75,7 @@ def _compare_layouts(module: object, lib: ctypes.CDLL) -> None:
         call.restype = ctypes.c_char_p if function == "name" else ctypes.c_int
     for number in range(lib.bpf_num_tables(handle)):
         name = lib.bpf_table_name(handle, number).decode()
-        if name in RINGS:
+        if name in (*RINGS, TAIL_CALLS):
             continue
         info = libbpf.map_info(lib.bpf_table_fd_id(handle, number))
         declared = (

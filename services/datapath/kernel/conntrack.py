@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from services.datapath.kernel.layout import CONSTANTS, IPV4, IPV6, Family
+from services.datapath.kernel.layout import Family
 from services.datapath.kernel.maps import KernelMap
+from services.datapath.kernel.source import CONSTANTS
 
 _EXPIRES = 3
 """Index of ``expires`` in ``struct ct_entry``."""
@@ -24,9 +25,8 @@ class Sweep:
     removed: int
 
 
-def sweep(connections: KernelMap, *, version: int) -> Sweep:
+def sweep(connections: KernelMap, *, family: Family) -> Sweep:
     """One pass over the map of one family."""
-    family: Family = IPV4 if version == 4 else IPV6
     entry = family.ct_entry
     now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) >> CONSTANTS["TICK_SHIFT"]
     live = 0

@@ -10,10 +10,7 @@ import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-from services.datapath.kernel.source import constants
-
-CONSTANTS = constants("consts.h")
-"""The integer codes of ``bpf/consts.h`` by name."""
+from services.datapath.kernel.source import CONSTANTS
 
 RANGES_PER_BLOCK = CONSTANTS["ROW_RANGES"]
 BLOCKS_PER_ROW = CONSTANTS["ROW_BLOCKS"]

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from services.datapath.kernel import libbpf
-from services.datapath.kernel.layout import CONSTANTS, EVENT, RULE_NONE, U32, U64, unpacked
+from services.datapath.kernel.layout import EVENT, RULE_NONE, U32, U64, unpacked
 from services.datapath.kernel.maps import KernelMap
+from services.datapath.kernel.source import CONSTANTS
 
 EVENT_DROP = CONSTANTS["EVENT_DROP"]
 EGRESS = CONSTANTS["EVENT_EGRESS"]

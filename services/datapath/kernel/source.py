@@ -100,3 +100,7 @@ def constants(name: str, *, directory: Path = BPF_DIR) -> dict[str, int]:
     """The integer ``#define`` lines of one header: the shared codes have their only home in C."""
     text = (directory / name).read_text(encoding="utf-8")
     return {match[1]: int(match[2], 0) for match in _CONSTANT.finditer(text)}
+
+
+CONSTANTS = constants("consts.h")
+"""The integer codes of ``bpf/consts.h`` by name."""

@@ -27,6 +27,7 @@ from services.datapath.kernel.layout import (
     ENDPOINT,
     FRONTEND,
     IPV4,
+    IPV6,
     NODE_CONFIG,
     PEER,
     ROW_KEY,
@@ -34,6 +35,7 @@ from services.datapath.kernel.layout import (
     SLOT_KEY,
     U32,
     U64,
+    Family,
 )
 from services.datapath.kernel.maps import KernelMap
 from services.datapath.kernel.mirror import Mirror
@@ -54,31 +56,57 @@ class Applied:
         return tuple(str(failure) for failure in (self.policy, self.services) if failure is not None)
 
 
+class FamilyState:
+    """The maps of one address family."""
+
+    def __init__(self, directory: Path, family: Family) -> None:
+        def opened(name: str, key: int, value: int) -> KernelMap:
+            return _opened(directory, f"{name}{family.version}", key=key, value=value)
+
+        self.family = family
+        self.connections = opened("ct", family.tuple_.size, family.ct_entry.size)
+        self.endpoints = Mirror(opened("endpoints", family.address_size, ENDPOINT.size))
+        self.ipcache = Mirror(opened("ipcache", family.address_size, PEER.size))
+        self.cidrs = Mirror(opened("cidrs", family.prefix.size, PEER.size))
+        self.frontends = Mirror(opened("frontends", family.frontend_key.size, FRONTEND.size))
+        self.backends = Mirror(opened("backends", SLOT_KEY.size, family.backend.size))
+
+    @property
+    def mirrors(self) -> tuple[Mirror, ...]:
+        """Those that hold desired state."""
+        return (self.backends, self.frontends, self.cidrs, self.ipcache, self.endpoints)
+
+    def slots_without_frontend(self, slots: Set[bytes]) -> Set[bytes]:
+        """Those whose backend set belongs to no frontend in the kernel."""
+        asked = {FRONTEND.unpack(value)[0] for value in self.frontends.values()}
+        return {slot for slot in slots if SLOT_KEY.unpack(slot)[0] not in asked}
+
+
 class KernelState:
     """The maps below ``directory`` on bpffs. Not safe for use by two tasks at once: callers hold one lock."""
 
     def __init__(self, directory: Path) -> None:
-        def opened(name: str, key: int, value: int) -> KernelMap:
-            return KernelMap(name, path=directory / name, key_size=key, value_size=value)
+        self._config = _opened(directory, "node_config", key=U32.size, value=NODE_CONFIG.size)
+        self.drops = _opened(directory, "drops", key=U32.size, value=DROP_COUNTER.size)
+        self.events_lost = _opened(directory, "events_lost", key=U32.size, value=U64.size)
+        self.rows = Mirror(_opened(directory, "policy_rows", key=ROW_KEY.size, value=ROW_SIZE))
+        self.classes = Mirror(_opened(directory, "identity_class", key=U32.size, value=U64.size))
+        self.v4 = FamilyState(directory, IPV4)
+        self.v6 = FamilyState(directory, IPV6)
 
-        self._config = opened("node_config", U32.size, NODE_CONFIG.size)
-        self.connections = opened("ct4", IPV4.tuple_.size, IPV4.ct_entry.size)
-        self.drops = opened("drops", U32.size, DROP_COUNTER.size)
-        self.events_lost = opened("events_lost", U32.size, U64.size)
-        self.rows = Mirror(opened("policy_rows", ROW_KEY.size, ROW_SIZE))
-        self.classes = Mirror(opened("identity_class", U32.size, U64.size))
-        self.endpoints = Mirror(opened("endpoints4", IPV4.address_size, ENDPOINT.size))
-        self.ipcache = Mirror(opened("ipcache4", IPV4.address_size, PEER.size))
-        self.cidrs = Mirror(opened("cidrs4", IPV4.prefix.size, PEER.size))
-        self.frontends = Mirror(opened("frontends4", IPV4.frontend_key.size, FRONTEND.size))
-        self.backends = Mirror(opened("backends4", SLOT_KEY.size, IPV4.backend.size))
-        self._services = (self.backends, self.frontends)
-        self._policy = (self.rows, self.cidrs, self.ipcache, self.classes, self.endpoints)
+    @property
+    def families(self) -> tuple[FamilyState, ...]:
+        """Both address families."""
+        return (self.v4, self.v6)
+
+    def of(self, ip: str) -> FamilyState:
+        """The maps for an address or a prefix."""
+        return self.v6 if ":" in ip else self.v4
 
     @property
     def mirrors(self) -> tuple[Mirror, ...]:
         """All maps that hold desired state."""
-        return (*self._services, *self._policy)
+        return (self.rows, self.classes, *(each for family in self.families for each in family.mirrors))
 
     def set_mac(self, mac: bytes) -> None:
         """Sets the address of the host side of all veths, and makes every cached verdict void."""
@@ -93,28 +121,36 @@ class KernelState:
         self._write_config(epoch=epoch | 1, mac=mac)
         services = _attempt(self._apply_services)
         policy = _attempt(self._apply_policy)
-        if policy is not None:
-            _attempt(self.endpoints.erase)
-            _attempt(self.ipcache.withdraw)
+        for family in self.families if policy is not None else ():
+            _attempt(family.endpoints.erase)
+            _attempt(family.ipcache.withdraw)
         self._write_config(epoch=(epoch | 1) + 1, mac=mac)
         return Applied(policy=policy, services=services)
 
     def _apply_services(self) -> None:
-        self.backends.write(needless=self._slots_without_frontend)
-        self.frontends.write(needless=_all)
-        self.frontends.erase()
-        self.backends.erase()
+        for family in self.families:
+            family.backends.write(needless=family.slots_without_frontend)
+            family.frontends.write(needless=_all)
+            family.frontends.erase()
+            family.backends.erase()
 
     def _apply_policy(self) -> None:
+        families = self.families
         self.rows.write(needless=self._rows_without_endpoint)
         self.classes.write(new_only=True, needless=_all)
-        self.cidrs.write()
-        self.ipcache.write(needless=_all)
+        for family in families:
+            family.cidrs.write()
+            family.ipcache.write(needless=_all)
         self.classes.write()
-        self.cidrs.erase()
-        self.endpoints.write(needless=_all)
-        for mirror in reversed(self._policy):
-            mirror.erase()
+        for family in families:
+            family.cidrs.erase()
+            family.endpoints.write(needless=_all)
+        for family in families:
+            family.endpoints.erase()
+        self.classes.erase()
+        for family in families:
+            family.ipcache.erase()
+        self.rows.erase()
 
     def drift(self) -> dict[str, dict[bytes, bytes | None]]:
         """What the kernel holds where it is not what was last known, by map; see :meth:`Mirror.drift`."""
@@ -126,12 +162,9 @@ class KernelState:
             mirror.repair(drift[mirror.name])
         return sum(map(len, drift.values()))
 
-    def _slots_without_frontend(self, slots: Set[bytes]) -> Set[bytes]:
-        asked = {FRONTEND.unpack(value)[0] for value in self.frontends.values()}
-        return {slot for slot in slots if SLOT_KEY.unpack(slot)[0] not in asked}
-
     def _rows_without_endpoint(self, rows: Set[bytes]) -> Set[bytes]:
-        asked = {set_ for value in self.endpoints.values() for set_ in ENDPOINT.unpack(value)[:2]}
+        endpoints = (value for family in self.families for value in family.endpoints.values())
+        asked = {policy_set for value in endpoints for policy_set in ENDPOINT.unpack(value)[:2]}
         return {row for row in rows if ROW_KEY.unpack(row)[0] not in asked}
 
     def _read_config(self) -> tuple[int, bytes]:
@@ -140,6 +173,10 @@ class KernelState:
 
     def _write_config(self, *, epoch: int, mac: bytes) -> None:
         self._config.put(_ONLY, NODE_CONFIG.pack(epoch & 0xFFFFFFFF, mac))
+
+
+def _opened(directory: Path, name: str, *, key: int, value: int) -> KernelMap:
+    return KernelMap(name, path=directory / name, key_size=key, value_size=value)
 
 
 def _all(keys: Set[bytes]) -> Set[bytes]:

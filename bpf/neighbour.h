@@ -1,0 +1,98 @@
+/* Neighbour discovery (RFC 4861) from pods: the node answers for every address but the pod's own, so pods need no
+ * neighbour but the node, and no policy is asked about it. */
+#pragma once
+
+#define ND_ROUTER_SOLICITATION 133
+#define ND_SOLICITATION 135
+#define ND_ADVERTISEMENT 136
+#define ND_REDIRECT 137
+#define ND_HOP_LIMIT 255
+#define ND_SOLICITED_OVERRIDE bpf_htonl(0x60000000)
+#define ND_TARGET_LINK_ADDRESS 2
+
+/* A solicitation or an advertisement with the one option that matters here. */
+struct neighbour {
+	__u8 type, code;
+	__be16 checksum;
+	__be32 flags;
+	struct address6 target;
+	__u8 option, option_length;
+	__u8 mac[6];
+};
+
+/* What the checksum covers besides the message. */
+struct neighbour_pseudo {
+	struct address6 source, destination;
+	__be32 length, next;
+};
+
+/* Whether a packet is about neighbours: it speaks to its link alone. */
+static __always_inline int is_neighbour_discovery(struct __sk_buff *skb)
+{
+	__u8 next = 0, type = 0;
+
+	bpf_skb_load_bytes(skb, OFFSET_IP + offsetof(struct ipv6hdr, nexthdr), &next, 1);
+	bpf_skb_load_bytes(skb, OFFSET_IP + sizeof(struct ipv6hdr), &type, 1);
+	return next == IPPROTO_ICMPV6 && type >= ND_ROUTER_SOLICITATION && type <= ND_REDIRECT;
+}
+
+/* Whether a packet is for a multicast group of its link, such as a report of groups: there is nobody to hear it. */
+static __always_inline int is_link_multicast(struct __sk_buff *skb)
+{
+	__u8 destination[2] = {};
+
+	bpf_skb_load_bytes(skb, OFFSET_IP + DESTINATION6, destination, 2);
+	return destination[0] == 0xff && (destination[1] & 0xf) <= 2;
+}
+
+/* Turns a pod's question about an address into the node's answer. A pod may ask with its own addresses only; what is no
+ * question for another address (detection of duplicates, announcements, search for routers) ends here. */
+static __always_inline int answer_neighbour(struct __sk_buff *skb)
+{
+	__u32 zero = 0, length = sizeof(struct neighbour);
+	struct node_config *config = node_config.lookup(&zero);
+	struct neighbour_pseudo pseudo = {};
+	struct neighbour message = {};
+	struct endpoint6 *endpoint;
+	__u8 reason = DROP_UNSUPPORTED_L3_PROTOCOL, limit;
+	__u8 mac[6];
+	__s64 sum;
+
+	if (!config || bpf_skb_load_bytes(skb, OFFSET_IP + sizeof(struct ipv6hdr), &message, length) ||
+	    message.type != ND_SOLICITATION ||
+	    bpf_skb_load_bytes(skb, OFFSET_IP + offsetof(struct ipv6hdr, hop_limit), &limit, 1) ||
+	    limit != ND_HOP_LIMIT || bpf_skb_load_bytes(skb, OFFSET_IP + SOURCE6, &pseudo.destination, 16) ||
+	    bpf_skb_load_bytes(skb, ETH_ALEN, mac, ETH_ALEN))
+		goto drop;
+	endpoint = endpoints6.lookup(&pseudo.destination);
+	if (!endpoint || endpoint->ifindex != skb->ifindex)
+		goto drop;
+	endpoint = endpoints6.lookup(&message.target);
+	if (endpoint && endpoint->ifindex == skb->ifindex)
+		goto drop;
+	pseudo.source = message.target;
+	pseudo.length = bpf_htonl(length);
+	pseudo.next = bpf_htonl(IPPROTO_ICMPV6);
+	message.type = ND_ADVERTISEMENT;
+	message.code = 0;
+	message.checksum = 0;
+	message.flags = ND_SOLICITED_OVERRIDE;
+	message.option = ND_TARGET_LINK_ADDRESS;
+	message.option_length = 1;
+	__builtin_memcpy(message.mac, config->mac, 6);
+	sum = bpf_csum_diff(0, 0, (__be32 *)&pseudo, sizeof(pseudo), 0);
+	sum = bpf_csum_diff(0, 0, (__be32 *)&message, sizeof(message), sum);
+	sum = (sum & 0xffff) + (sum >> 16);
+	message.checksum = ~((sum & 0xffff) + (sum >> 16));
+	reason = DROP_WRITE_ERROR;
+	if (bpf_skb_store_bytes(skb, OFFSET_IP + sizeof(struct ipv6hdr), &message, sizeof(message), 0) ||
+	    bpf_skb_store_bytes(skb, OFFSET_IP + SOURCE6, &pseudo.source, 16, 0) ||
+	    bpf_skb_store_bytes(skb, OFFSET_IP + DESTINATION6, &pseudo.destination, 16, 0) ||
+	    bpf_skb_store_bytes(skb, 0, mac, ETH_ALEN, 0) ||
+	    bpf_skb_store_bytes(skb, ETH_ALEN, message.mac, ETH_ALEN, 0))
+		goto drop;
+	return bpf_redirect(skb->ifindex, 0);
+drop:
+	count_drop(skb, reason, 0);
+	return TC_ACT_SHOT;
+}
