@@ -170,6 +170,25 @@ def policy_show(
     return run(connection, namespace=namespace, name=name, output=output)
 
 
+@policy_app.command("trace", epilog=EXIT_CODES)
+@connected
+def policy_trace(
+    connection: Connection,
+    source: Annotated[str, typer.Option("--from", metavar="NS/POD|IP", help="Who connects.")],
+    destination: Annotated[str, typer.Option("--to", metavar="NS/POD|IP", help="To whom.")],
+    port: Annotated[str, typer.Option(metavar="N[/PROTOCOL]", help="To which port; TCP if not said.")],
+    output: Output = Format.TABLE,
+) -> int:
+    """Say whether a connection is allowed, and which rules decide.
+
+    Answers from the compiled state that the nodes are given. A connection that no rule allows is told with
+    the rules that come nearest and what of them is not met. Exit code 1 when denied. JSON: one object.
+    """
+    from deploy.cli.trace import policy_trace as run
+
+    return run(connection, source=source, destination=destination, port=port, output=output)
+
+
 @policy_app.command("wait", epilog=EXIT_CODES)
 @connected
 def policy_wait(

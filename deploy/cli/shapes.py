@@ -165,3 +165,45 @@ class PodItem(Shape, frozen=True, kw_only=True):
     """Path of the network namespace."""
     identity: int
     ready: bool
+
+
+class TraceRule(Shape, frozen=True, kw_only=True):
+    """A rule in :class:`TraceStep`: ``spec.<direction>[index]`` of the policy."""
+
+    kind: str
+    namespace: str
+    name: str
+    index: int
+
+
+class NearMiss(Shape, frozen=True, kw_only=True):
+    """A rule that would allow the connection but for what is `not_met`: `peer`, `port` or `protocol`."""
+
+    rule: TraceRule
+    not_met: tuple[str, ...]
+
+
+class TraceStep(Shape, frozen=True, kw_only=True):
+    """What the policies of one end say in :class:`Trace`."""
+
+    direction: str
+    subject: str
+    peer: str
+    allowed: bool
+    why: str
+    policies: tuple[PolicyRef, ...]
+    """Those that select the subject in this direction; empty when none does, or none is asked."""
+    rule: TraceRule | None
+    """The one that decided; null where none did."""
+    nearest: tuple[NearMiss, ...]
+
+
+class Trace(Shape, frozen=True, kw_only=True):
+    """`policy trace`."""
+
+    source: str
+    destination: str
+    port: str
+    allowed: bool
+    steps: tuple[TraceStep, ...]
+    """Egress of the source, then ingress of the destination; an end that is no pod has none."""

@@ -1,0 +1,106 @@
+"""`stentor policy trace`: what decides about a connection, and what comes nearest to allowing it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from deploy.cli.trace import near_misses
+from shared.contract.base import ClassId, Direction, Protocol, SetId
+from shared.contract.policy import Action, PolicyRef, PolicySet, PortRange, Row, RuleRef
+from tests.deploy.cli.conftest import Run
+from tests.deploy.cli.world import World
+
+FIRST, SECOND = ClassId(f"{1:016x}"), ClassId(f"{2:016x}")
+
+
+def traced(stentor: Run, source: str, destination: str, port: str) -> tuple[int, dict[str, Any]]:
+    done = stentor("policy", "trace", "--from", source, "--to", destination, "--port", port, "-o", "json")
+    return done.returncode, json.loads(done.stdout) if done.stdout else {"error": done.stderr}
+
+
+async def test_a_rule_that_allows(world: World, stentor: Run) -> None:
+    code, made = traced(stentor, "default/frontend-a", "default/backend-b", "80")
+    assert (code, made["allowed"], made["port"]) == (0, True, "80/TCP")
+    egress, ingress = made["steps"]
+    assert (egress["direction"], egress["why"], egress["rule"]) == (
+        "egress",
+        "no policy selects it for egress",
+        None,
+    )
+    assert ingress["rule"] == {
+        "kind": "NetworkPolicy",
+        "namespace": "default",
+        "name": "allow-frontend-to-backend",
+        "index": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("source", "port", "not_met"),
+    [
+        ("frontend-a", "81", ["port"]),
+        ("frontend-a", "80/UDP", ["protocol"]),
+        ("backend-a", "80", ["peer"]),
+        ("backend-a", "81", ["peer", "port"]),
+    ],
+)
+async def test_what_a_denied_connection_lacks(
+    world: World, stentor: Run, source: str, port: str, not_met: list[str]
+) -> None:
+    code, made = traced(stentor, source, "backend-b", port)
+    assert (code, made["allowed"]) == (1, False)
+    step = made["steps"][-1]
+    assert step["policies"][0]["name"] == "allow-frontend-to-backend"
+    assert [miss["not_met"] for miss in step["nearest"]] == [not_met]
+
+
+async def test_for_people(world: World, stentor: Run) -> None:
+    done = stentor("policy", "trace", "--from", "frontend-a", "--to", "backend-a", "--port", "443")
+    assert done.returncode == 1
+    assert done.stdout == (
+        "default/frontend-a (10.244.0.2) -> default/backend-a (10.244.0.3) 443/TCP: denied\n"
+        "  egress of default/frontend-a: allowed, no policy selects it for egress\n"
+        "  ingress of default/backend-a: denied, no ingress rule of the policies that select it allows it\n"
+        "    selected by NetworkPolicy default/allow-frontend-to-backend\n"
+        "    nearest: NetworkPolicy default/allow-frontend-to-backend spec.ingress[0], but for the port\n"
+    )
+
+
+async def test_a_pod_reaches_itself(world: World, stentor: Run) -> None:
+    code, made = traced(stentor, "backend-a", "backend-a", "1")
+    assert code == 0
+    assert {step["why"] for step in made["steps"]} == {"a pod always reaches itself"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("default/nobody", "backend-a", "80"), "neither a pod that the cluster knows nor an address"),
+        (("frontend-a", "fd00::1", "80"), "have no addresses of one family"),
+        (("frontend-a", "backend-a", "http"), "'http' is no port"),
+        (("frontend-a", "backend-a", "80/ICMPX"), "'ICMPX' is no protocol"),
+    ],
+)
+async def test_what_cannot_be_traced_is_named(
+    world: World, stentor: Run, arguments: tuple[str, str, str], words: str
+) -> None:
+    code, made = traced(stentor, *arguments)
+    assert code in (1, 2)
+    assert words in made["error"]
+
+
+def test_the_rule_with_the_fewest_misses_is_first() -> None:
+    ranges = (PortRange(protocol=Protocol.TCP, first=80, last=80, rule=0),)
+    made = PolicySet(
+        id=SetId("aa"),
+        direction=Direction.INGRESS,
+        policies=(PolicyRef(kind="NetworkPolicy", namespace="a", name="b"),),
+        rules=(RuleRef(policy=0, index=0), RuleRef(policy=0, index=1), RuleRef(policy=0, index=2)),
+        default=Row(),
+        rows={FIRST: Row(ranges=ranges), SECOND: Row(action=Action.ALLOW, rule=1)},
+    )
+    found = list(near_misses(made, peer_class=FIRST, protocol=Protocol.TCP, port=443))
+    assert [(miss.rule.index, miss.not_met) for miss in found] == [(0, ("port",)), (1, ("peer",))]
