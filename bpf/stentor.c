@@ -100,11 +100,13 @@ int from_pod6(struct __sk_buff *skb)
 	return handle6(skb, skb->ifindex, 0);
 }
 
-/* Tail call of to_pod for IPv6. The node itself may look for its pods. */
+/* Tail call of to_pod for IPv6. About neighbours the node itself may speak, and so do the answers of from_pod6. */
 int to_pod6(struct __sk_buff *skb)
 {
-	if (!skb->ingress_ifindex && is_neighbour_discovery(skb))
+	if ((!skb->ingress_ifindex || skb->ingress_ifindex == skb->ifindex) && is_neighbour_discovery(skb))
 		return TC_ACT_OK;
+	if (is_link_multicast(skb))
+		return drop_quietly(skb, DROP_UNSUPPORTED_L3_PROTOCOL, 1);
 	return handle6(skb, origin_in_stack(skb), 1);
 }
 

@@ -16,7 +16,7 @@ from services.datapath.kernel.loader import Loaded, load
 from services.datapath.kernel.source import Sizes
 from tests.packet.guardian import PINS, Guardian
 from tests.packet.labs import Lab, running_lab
-from tests.packet.mininode import MiniNode
+from tests.packet.mininode import V6, MiniNode
 from tests.packet.runs import RUN, lab_name
 
 
@@ -49,6 +49,16 @@ def loaded(guardian: None) -> Iterator[Loaded]:
 async def node(loaded: Loaded) -> AsyncIterator[MiniNode]:
     """A node without pods."""
     node = await MiniNode.create(loaded)
+    try:
+        yield node
+    finally:
+        await node.close()
+
+
+@pytest.fixture
+async def node6(loaded: Loaded) -> AsyncIterator[MiniNode]:
+    """The same with IPv6 addresses."""
+    node = await MiniNode.create(loaded, family=V6)
     try:
         yield node
     finally:

@@ -1,11 +1,11 @@
-"""IPv4 packets byte by byte, as an attacker makes them; for ``probe.py packet``."""
+"""Packets byte by byte, as an attacker makes them; for ``probe.py packets``."""
 
 from __future__ import annotations
 
 import socket
 import struct
 
-TCP, UDP, ICMP = 6, 17, 1
+TCP, UDP, ICMP, ICMP6 = 6, 17, 1, 58
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 ECHO_REPLY, UNREACHABLE, ECHO = 0, 3, 8
 
@@ -37,6 +37,37 @@ def ipv4(
     )
     header += options
     return header[:10] + struct.pack("!H", checksum(header)) + header[12:] + payload
+
+
+HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION = 0, 43, 44, 60
+ECHO6, ECHO_REPLY6, TOO_BIG6, SOLICITATION = 128, 129, 2, 135
+
+
+def ipv6(
+    source: str, destination: str, protocol: int, payload: bytes, *, length: int | None = None, hops: int = 64
+) -> bytes:
+    """A packet; ``protocol`` is the first next header, ``length`` what the header says the payload has."""
+    size = len(payload) if length is None else length
+    addresses = socket.inet_pton(socket.AF_INET6, source) + socket.inet_pton(socket.AF_INET6, destination)
+    return struct.pack("!IHBB", 0x60000000, size, protocol, hops) + addresses + payload
+
+
+def extension(following: int, *, words: int = 0, second: bytes = bytes(6)) -> bytes:
+    """An extension header of ``words`` times 8 bytes and 8 more."""
+    return struct.pack("!BB", following, words) + second + bytes(8 * words)
+
+
+def fragment(following: int, *, offset: int, more: bool, identification: int = 1) -> bytes:
+    """A fragment header; ``offset`` in units of eight bytes."""
+    return struct.pack("!BBHI", following, 0, offset << 3 | more, identification)
+
+
+def icmp6(source: str, destination: str, kind: int, *, rest: bytes = bytes(4), payload: bytes = b"") -> bytes:
+    """A message of ICMPv6 with its checksum."""
+    body = struct.pack("!BBH", kind, 0, 0) + rest + payload
+    addresses = socket.inet_pton(socket.AF_INET6, source) + socket.inet_pton(socket.AF_INET6, destination)
+    pseudo = addresses + struct.pack("!II", len(body), ICMP6)
+    return body[:2] + struct.pack("!H", checksum(pseudo + body)) + body[4:]
 
 
 def udp(source_port: int, destination_port: int, payload: bytes = b"") -> bytes:

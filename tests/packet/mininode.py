@@ -13,21 +13,28 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
+from deploy.lab import namespaces
 from services.datapath.intake import kernel_events
 from services.datapath.kernel import ring
 from services.datapath.kernel.attach import Hook
 from services.datapath.kernel.build import RINGS
 from services.datapath.kernel.layout import (
+    BLOCKS_PER_ROW,
+    CLASS_DEFAULT,
     DROP_COUNTER,
     ENDPOINT,
     ENDPOINT_READY,
     FRONTEND,
-    IPV4,
     PEER,
     PORT_RANGE,
+    RANGES_PER_BLOCK,
     ROW_HEADER,
     ROW_KEY,
     ROW_SIZE,
@@ -41,9 +48,11 @@ from services.datapath.kernel.layout import (
 )
 from services.datapath.kernel.loader import Loaded, open_ring
 from services.datapath.kernel.ring import EventRings, RawEvent
-from services.datapath.kernel.state import KernelState
+from services.datapath.kernel.source import CONSTANTS
+from services.datapath.kernel.state import FamilyState, KernelState
 from services.datapath.netlink import Netlink
 from services.datapath.podlink import HOST_MAC, PodLink
+from shared.contract.drops import DropReason
 from shared.contract.reserved import Reserved
 from tests.packet.runs import RUN
 
@@ -53,6 +62,51 @@ _numbers = itertools.count()
 
 CLASS_OF = 1_000_000
 """Class of an identity in these tests: this plus the identity."""
+
+
+class Action(IntEnum):
+    """What a range or a row decides."""
+
+    DENY = CONSTANTS["ACTION_DENY"]
+    ALLOW = CONSTANTS["ACTION_ALLOW"]
+    REDIRECT = CONSTANTS["ACTION_REDIRECT"]
+    AUDIT = CONSTANTS["ACTION_AUDIT"]
+
+
+class Range(NamedTuple):
+    """Ports of one protocol in a row. A plain tuple of the first three is allowed by rule 0."""
+
+    protocol: int
+    first: int
+    last: int
+    action: Action = Action.ALLOW
+    rule: int | None = 0
+
+
+class Dropped(NamedTuple):
+    """What the kernel counted."""
+
+    packets: int
+    bytes: int
+
+
+class FamilyPlan(NamedTuple):
+    """Addresses of a node of one family."""
+
+    node: str
+    uplink: str
+    outside: tuple[str, str]
+    pods: str
+    bits: int
+    uplink_length: int
+    ethertype: int
+    nodad: tuple[str, ...] = ()
+
+
+V4 = FamilyPlan("10.9.0.1", "192.0.2.1", ("192.0.2.2", "192.0.2.3"), "10.1.0.{}", 32, 24, 0x0800)
+V6 = FamilyPlan(
+    "fd00:9::1", "2001:db8::1", ("2001:db8::2", "2001:db8::3"), "fd00:1::{}", 128, 64, 0x86DD, ("nodad",)
+)
 
 
 def set_netns(descriptor: int) -> None:
@@ -100,32 +154,52 @@ class MiniNode:
     """How many events came at once."""
     _processes: list[asyncio.subprocess.Process] = field(default_factory=list)
     _rings: EventRings | None = None
+    _descriptors: list[int] = field(default_factory=list)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
-    NODE_IP = "10.9.0.1"
-    UPLINK_IP = "192.0.2.1"
-    OUTSIDE_IPS = ("192.0.2.2", "192.0.2.3")
+    family: FamilyPlan = field(default_factory=lambda: V4)
+
+    @property
+    def maps(self) -> FamilyState:
+        """The maps for this node's addresses."""
+        return self.kernel.of(self.NODE_IP)
+
+    @property
+    def NODE_IP(self) -> str:
+        return self.family.node
+
+    @property
+    def UPLINK_IP(self) -> str:
+        return self.family.uplink
+
+    @property
+    def OUTSIDE_IPS(self) -> tuple[str, str]:
+        return self.family.outside
 
     @classmethod
-    async def create(cls, loaded: Loaded) -> MiniNode:
-        """A node with an address of its own and no pods."""
+    async def create(cls, loaded: Loaded, *, family: FamilyPlan | None = None) -> MiniNode:
+        """A node with an address of its own and no pods; IPv4 if not said."""
+        family = family or V4
         prefix = f"stm-{RUN}{next(_numbers)}"
         _ip("netns", "add", prefix)
         _ip("-n", prefix, "link", "set", "lo", "up")
-        _ip("-n", prefix, "addr", "add", f"{cls.NODE_IP}/32", "dev", "lo")
+        _ip("-n", prefix, "addr", "add", f"{family.node}/{family.bits}", "dev", "lo")
 
         home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
         enter(prefix)
         netlink = Netlink(workers=2)
         await netlink.enable_forwarding()
-        kernel = KernelState(loaded.maps)
+        kernel = _kernel(loaded.maps)
+        kernel.repair(kernel.drift())
         for mirror in kernel.mirrors:
             mirror.want_exactly({})
-        kernel.v4.connections.delete_all(list(kernel.v4.connections.keys()))
+        for each in kernel.families:
+            each.connections.delete_all(list(each.connections.keys()))
         kernel.set_mac(bytes.fromhex(HOST_MAC.replace(":", "")))
-        node = cls(prefix=prefix, home=home, kernel=kernel, loaded=loaded, netlink=netlink)
-        node._rings = EventRings([open_ring(loaded, name) for name in RINGS], node._take)
-        kernel.v4.ipcache.want(packed(cls.NODE_IP), PEER.pack(0, Reserved.HOST))
+        node = cls(prefix=prefix, home=home, kernel=kernel, loaded=loaded, netlink=netlink, family=family)
+        node._descriptors += [open_ring(loaded, name) for name in RINGS]
+        node._rings = EventRings(node._descriptors, node._take)
+        node.maps.ipcache.want(packed(family.node), PEER.pack(0, Reserved.HOST))
         node.identity(Reserved.WORLD)
         kernel.apply()
         node.events.clear()
@@ -139,6 +213,8 @@ class MiniNode:
             await process.wait()
         if self._rings is not None:
             self._rings.close()
+        for descriptor in self._descriptors:
+            os.close(descriptor)
         await self.netlink.close()
         set_netns(self.home)
         os.close(self.home)
@@ -150,18 +226,22 @@ class MiniNode:
         """Another machine, behind an uplink that has (``guarded``) the program for uplinks or has none."""
         netns = f"{self.prefix}-out"
         _ip("netns", "add", netns)
+        for each in (self.prefix, netns):
+            # Looking for duplicates would keep the link-local addresses, and so neighbours, waiting.
+            namespaces.write_sysctl(each, {"net.ipv6.conf.default.accept_dad": "0"})
         _ip("-n", self.prefix, "link", "add", "up0", "type", "veth", "peer", "name", "eth0", "netns", netns)
-        _ip("-n", self.prefix, "addr", "add", f"{self.UPLINK_IP}/24", "dev", "up0")
+        length = self.family.uplink_length
+        _ip("-n", self.prefix, "addr", "add", f"{self.UPLINK_IP}/{length}", "dev", "up0", *self.family.nodad)
         _ip("-n", self.prefix, "link", "set", "up0", "up")
         for ip in self.OUTSIDE_IPS:
-            _ip("-n", netns, "addr", "add", f"{ip}/24", "dev", "eth0")
+            _ip("-n", netns, "addr", "add", f"{ip}/{length}", "dev", "eth0", *self.family.nodad)
         _ip("-n", netns, "link", "set", "eth0", "up")
         _ip("-n", netns, "route", "add", "default", "via", self.UPLINK_IP)
         index = (await self.netlink.uplinks(node_addresses=[self.UPLINK_IP]))[0].ifindex
         if guarded:
             fd = self.loaded.program_fds["from_network"]
             await self.netlink.attach_program(Hook(ifindex=index, side="ingress", name="from_network", fd=fd))
-        self.kernel.v4.ipcache.want(packed(self.UPLINK_IP), PEER.pack(0, Reserved.HOST))
+        self.maps.ipcache.want(packed(self.UPLINK_IP), PEER.pack(0, Reserved.HOST))
         self.kernel.apply()
         self.outside = Pod("outside", netns, self.OUTSIDE_IPS[0], Reserved.WORLD, index)
         return self.outside
@@ -172,7 +252,7 @@ class MiniNode:
 
     async def add_pod(self, name: str, *, identity: int, ready: bool = True, ip: str = "") -> Pod:
         """A pod with a link, known to the kernel."""
-        ip = ip or f"10.1.0.{len(self.pods) + 2}"
+        ip = ip or self.family.pods.format(len(self.pods) + 2)
         netns = f"{self.prefix}-{name}"
         _ip("netns", "add", netns)
         link = PodLink(
@@ -185,7 +265,7 @@ class MiniNode:
             await self.netlink.attach_program(Hook(ifindex=pair.host_ifindex, side=side, name=program, fd=fd))
         await self.netlink.bring_up_pod_link(link)
         self.identity(identity)
-        self.kernel.v4.ipcache.want(packed(ip), PEER.pack(0, identity))
+        self.kernel.of(ip).ipcache.want(packed(ip), PEER.pack(0, identity))
         self.enter(pod, ready=ready)
         return pod
 
@@ -193,45 +273,51 @@ class MiniNode:
         """Writes a pod's endpoint entry, with its sets."""
         flags = ENDPOINT_READY if ready else 0
         value = ENDPOINT.pack(pod.ingress_set, pod.egress_set, pod.ifindex, pod.identity, flags)
-        self.kernel.v4.endpoints.want(packed(pod.ip), value)
+        self.kernel.of(pod.ip).endpoints.want(packed(pod.ip), value)
         self.kernel.apply()
 
     def row(
         self,
         policy_set: int,
         identity: int | None,
-        *ranges: tuple[int, int, int],
+        *ranges: Range | tuple[int, int, int],
         allow: bool = False,
-        rule: int = RULE_NONE,
+        action: Action = Action.DENY,
+        rule: int | None = None,
     ) -> None:
-        """Writes a row, the default row for None; ``ranges``: (protocol, first, last) allowed by rule 0."""
-        peer_class = 0 if identity is None else CLASS_OF + identity
-        ordered = sorted(ranges)
-        header = ROW_HEADER.pack(len(ordered), rule, int(allow))
-        for block in range(max(1, -(-len(ordered) // 8))):
-            part = ordered[block * 8 : block * 8 + 8]
-            value = header + b"".join(
-                PORT_RANGE.pack(first, last, protocol, 1, 0, 0) for protocol, first, last in part
-            )
-            self.kernel.rows.want(ROW_KEY.pack(policy_set, peer_class, block), value.ljust(ROW_SIZE, b"\0"))
+        """Writes a row, the default row for None; ``action`` (``allow``: that one) is for all other ports."""
+        blocks, rest = divmod(len(ranges), RANGES_PER_BLOCK)
+        blocks = max(1, blocks + bool(rest))
+        assert blocks <= BLOCKS_PER_ROW, "a row has no room for so many ranges"
+        header = ROW_HEADER.pack(len(ranges), _rule(rule), Action.ALLOW if allow else action)
+        packed_ranges = [
+            PORT_RANGE.pack(each.first, each.last, each.protocol, each.action, _rule(each.rule), 0)
+            for each in sorted(Range(*each) for each in ranges)
+        ]
+        for block, key in enumerate(_row_keys(policy_set, identity)):
+            part = packed_ranges[block * RANGES_PER_BLOCK : (block + 1) * RANGES_PER_BLOCK]
+            value = (header + b"".join(part)).ljust(ROW_SIZE, b"\0")
+            self.kernel.rows.want(key, value if block < blocks else None)
         self.kernel.apply()
 
-    def forget_row(self, policy_set: int, identity: int) -> None:
-        """Removes a row."""
-        self.kernel.rows.want(ROW_KEY.pack(policy_set, CLASS_OF + identity, 0), None)
+    def forget_row(self, policy_set: int, identity: int | None, *, blocks: slice = slice(None)) -> None:
+        """Removes a row, or some blocks of it."""
+        for key in _row_keys(policy_set, identity)[blocks]:
+            self.kernel.rows.want(key, None)
         self.kernel.apply()
 
     def service(self, ip: str, *, port: int, protocol: int, backends: list[tuple[str, int]]) -> None:
         """Writes a Service with one port."""
         number = hash((ip, port, protocol, tuple(backends))) & 0xFFFFFFFF
-        key = IPV4.frontend_key
-        self.kernel.v4.frontends.want(key.pack(packed(ip), bytes(2), 0), FRONTEND.pack(0, 0, 0))
-        self.kernel.v4.frontends.want(
+        maps = self.kernel.of(ip)
+        key = maps.family.frontend_key
+        maps.frontends.want(key.pack(packed(ip), bytes(2), 0), FRONTEND.pack(0, 0, 0))
+        maps.frontends.want(
             key.pack(packed(ip), port_bytes(port), protocol), FRONTEND.pack(number, len(backends), 0)
         )
         for slot, (address, backend_port) in enumerate(backends):
-            value = IPV4.backend.pack(packed(address), port_bytes(backend_port), 0)
-            self.kernel.v4.backends.want(SLOT_KEY.pack(number, slot), value)
+            value = maps.family.backend.pack(packed(address), port_bytes(backend_port), 0)
+            maps.backends.want(SLOT_KEY.pack(number, slot), value)
         self.kernel.apply()
 
     async def probe(self, where: Pod | None, *arguments: str) -> dict[str, object]:
@@ -244,15 +330,15 @@ class MiniNode:
         return answer
 
     async def hears(self, where: Pod, sender: Pod | None, *data: bytes) -> list[bytes]:
-        """The IPv4 packets that reach a namespace while a sender (None: the node) sends ``data``."""
-        sniffer = await self.serve(where, "sniff", "eth0")
+        """The packets that reach a namespace while a sender (None: the node) sends ``data``."""
+        sniffer = await self.serve(where, "sniff", "eth0", hex(self.family.ethertype))
         await self.send(sender, *data)
         output, _ = await sniffer.communicate(b"")
         heard: list[str] = json.loads(output)["heard"]
         return [bytes.fromhex(packet) for packet in heard]
 
     async def send(self, sender: Pod | None, *data: bytes) -> None:
-        """Sends IPv4 packets as they are."""
+        """Sends packets as they are."""
         await self.probe(sender, "packets", *(packet.hex() for packet in data))
 
     async def serve(self, where: Pod | None, *arguments: str) -> asyncio.subprocess.Process:
@@ -266,18 +352,35 @@ class MiniNode:
         """Events told so far, of one kind."""
         return [event for event in self.events if (event.type == ring.EVENT_DROP) is dropped]
 
-    async def drop_reason(self) -> int:
-        """Waits for the first drop and gives its reason."""
+    async def until(self, enough: Callable[[], bool]) -> None:
+        """Takes events until something holds."""
         async with asyncio.timeout(3):
-            while not self.told(dropped=True):
+            while not enough():
                 self._news.clear()
                 await self._news.wait()
+
+    async def drop_reason(self) -> int:
+        """Waits for the first drop and gives its reason."""
+        await self.until(lambda: bool(self.told(dropped=True)))
         return self.told(dropped=True)[0].reason
 
     def drops(self, reason: int) -> int:
         """Packets from pods dropped for a reason, as counted by the kernel."""
-        values = self.kernel.drops.per_cpu(U32.pack(reason * 2))
-        return sum(DROP_COUNTER.unpack(value)[0] for value in values)
+        return self._dropped(reason, ingress=False).packets
+
+    def all_drops(self) -> dict[tuple[DropReason, str], Dropped]:
+        """All that the kernel ever counted, by reason and direction."""
+        counted = {
+            (reason, direction): self._dropped(reason, ingress=direction == "ingress")
+            for reason in DropReason
+            for direction in ("egress", "ingress")
+        }
+        return {key: dropped for key, dropped in counted.items() if dropped.packets}
+
+    def _dropped(self, reason: int, *, ingress: bool) -> Dropped:
+        values = self.kernel.drops.per_cpu(U32.pack(reason * 2 + ingress))
+        packets, sizes = zip(*map(DROP_COUNTER.unpack, values), strict=True)
+        return Dropped(sum(packets), sum(sizes))
 
     async def _start(self, where: Pod | None, *arguments: str) -> asyncio.subprocess.Process:
         netns = where.netns if where else self.prefix
@@ -302,6 +405,22 @@ class MiniNode:
             assert list(kernel_events(raw))
             self.events.append(raw)
         self._news.set()
+
+
+@cache
+def _kernel(maps: Path) -> KernelState:
+    """One for all nodes with these maps: it keeps a descriptor of each map for good."""
+    return KernelState(maps)
+
+
+def _row_keys(policy_set: int, identity: int | None) -> list[bytes]:
+    """Keys of all blocks that a row may have."""
+    peer_class = CLASS_DEFAULT if identity is None else CLASS_OF + identity
+    return [ROW_KEY.pack(policy_set, peer_class, block) for block in range(BLOCKS_PER_ROW)]
+
+
+def _rule(rule: int | None) -> int:
+    return RULE_NONE if rule is None else rule
 
 
 def _ip(*arguments: str) -> None:

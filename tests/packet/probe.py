@@ -13,6 +13,8 @@ import sys
 import time
 
 TIMEOUT = 1.0
+PACE = 0.02
+"""Seconds between two bytes of those who send all the time: nothing is waited for."""
 
 
 def checksum(data: bytes) -> int:
@@ -58,9 +60,13 @@ def pair(port: int, *targets: str) -> dict[str, object]:
     return {"outcome": "open", "answers": answers}
 
 
+def family_of(ip: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in ip else socket.AF_INET
+
+
 def udp(ip: str, port: int, *, size: int = 1) -> dict[str, object]:
     """One datagram and its echo."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+    with socket.socket(family_of(ip), socket.SOCK_DGRAM) as client:
         client.settimeout(TIMEOUT)
         client.connect((ip, port))
         client.send(b"x" * size)
@@ -75,6 +81,8 @@ def udp(ip: str, port: int, *, size: int = 1) -> dict[str, object]:
 
 def ping(ip: str) -> dict[str, object]:
     """One ICMP echo."""
+    if ":" in ip:
+        return ping6(ip)
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
         raw.settimeout(TIMEOUT)
         body = struct.pack("!BBHHH", 8, 0, 0, 77, 1)
@@ -83,6 +91,20 @@ def ping(ip: str) -> dict[str, object]:
             while True:
                 packet, sender = raw.recvfrom(2000)
                 if sender[0] == ip and packet[20] == 0:
+                    return {"outcome": "open"}
+        except TimeoutError:
+            return {"outcome": "denied"}
+
+
+def ping6(ip: str) -> dict[str, object]:
+    """One echo of ICMPv6, whose checksum the kernel fills in."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as raw:
+        raw.settimeout(TIMEOUT)
+        raw.sendto(struct.pack("!BBHHH", 128, 0, 0, 77, 1), (ip, 0))
+        try:
+            while True:
+                packet, sender = raw.recvfrom(2000)
+                if sender[0] == ip and packet[0] == 129:
                     return {"outcome": "open"}
         except TimeoutError:
             return {"outcome": "denied"}
@@ -103,28 +125,43 @@ def spoof(source: str, ip: str, port: int) -> dict[str, object]:
 
 
 def frame(kind: int, data: str) -> dict[str, object]:
-    """A raw Ethernet frame to the gateway; waits for an ARP reply when the frame is ARP."""
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as raw:
-        raw.bind(("eth0", 0x0806))
+    """A raw Ethernet frame to the gateway; waits for the answer when it asks for a neighbour."""
+    asks = kind if kind in (0x0806, 0x86DD) else 0x0806
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(asks)) as raw:
+        raw.bind(("eth0", asks))
         raw.settimeout(TIMEOUT)
         own = raw.getsockname()[4]
         raw.send(b"\xff" * 6 + own + struct.pack("!H", kind) + bytes.fromhex(data.replace("OWN", own.hex())))
-        if kind != 0x0806:
+        if kind != asks:
             return {"sent": True}
         try:
             while True:
                 answer = raw.recv(100)
-                if answer[20:22] == b"\0\2":
+                if kind == 0x86DD and is_advertisement(answer[14:]):
+                    return {"outcome": "open", "mac": answer[80:86].hex(":")}
+                if kind == 0x0806 and answer[20:22] == b"\0\2":
                     return {"outcome": "open", "mac": answer[22:28].hex(":")}
         except TimeoutError:
             return {"outcome": "denied"}
 
 
+def is_advertisement(packet: bytes) -> bool:
+    """A neighbour advertisement with a right checksum (RFC 4861)."""
+    if packet[6] != socket.IPPROTO_ICMPV6 or packet[40] != 136:
+        return False
+    pseudo = packet[8:40] + struct.pack("!II", len(packet) - 40, socket.IPPROTO_ICMPV6)
+    return checksum(pseudo + packet[40:]) == 0
+
+
 def packets(data: list[str]) -> dict[str, object]:
-    """Whole IPv4 packets, sent as they are and in order."""
-    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
-        for packet in map(bytes.fromhex, data):
-            raw.sendto(packet, (socket.inet_ntoa(packet[16:20]), 0))
+    """Whole packets, sent as they are and in order."""
+    for packet in map(bytes.fromhex, data):
+        if packet[0] >> 4 == 6:
+            family, target = socket.AF_INET6, socket.inet_ntop(socket.AF_INET6, packet[24:40])
+        else:
+            family, target = socket.AF_INET, socket.inet_ntoa(packet[16:20])
+        with socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+            raw.sendto(packet, (target, 0))
     return {"sent": len(data)}
 
 
@@ -136,11 +173,11 @@ def flood(packet: bytes, count: int) -> dict[str, object]:
     return {"sent": count}
 
 
-def sniff(device: str) -> dict[str, object]:
-    """All IPv4 packets that come in on a device until standard input ends and nothing more comes."""
+def sniff(device: str, kind: int) -> dict[str, object]:
+    """All packets of a kind that come in on a device until standard input ends and nothing more comes."""
     heard: list[str] = []
-    with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800)) as raw:
-        raw.bind((device, 0x0800))
+    with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(kind)) as raw:
+        raw.bind((device, kind))
         print("ready", flush=True)
         stopping = False
         while True:
@@ -172,7 +209,7 @@ def stream(ip: str, port: int, seconds: float) -> dict[str, object]:
                 last = time.monotonic() - begin
             except (TimeoutError, ConnectionError):
                 break
-            time.sleep(0.02)
+            time.sleep(PACE)
     return {"answered": answered, "last": last, "ended": time.monotonic() - begin}
 
 
@@ -200,7 +237,7 @@ def serve_tcp(port: int, *, pushing: bool = False) -> None:
                 while True:
                     if pushing:
                         connection.sendall(b".")
-                        time.sleep(0.02)
+                        time.sleep(PACE)
                     elif connection.recv(1):
                         connection.sendall(peer.encode())
                     else:
@@ -208,21 +245,27 @@ def serve_tcp(port: int, *, pushing: bool = False) -> None:
             except OSError:
                 return
 
-    server = socket.create_server(("0.0.0.0", port), backlog=100)
+    server = socket.create_server(("", port), family=socket.AF_INET6, backlog=100, dualstack_ipv6=True)
     print("ready", flush=True)
     while True:
-        connection, (peer, _) = server.accept()
-        threading.Thread(target=talk, args=(connection, peer), daemon=True).start()
+        connection, (peer, *_) = server.accept()
+        threading.Thread(target=talk, args=(connection, plain(peer)), daemon=True).start()
+
+
+def plain(ip: str) -> str:
+    """An IPv4 address as a socket of both families gives it."""
+    return ip.removeprefix("::ffff:")
 
 
 def serve_udp(port: int) -> None:
     """Echoes each datagram followed by the sender's address."""
-    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    server.bind(("0.0.0.0", port))
+    server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    server.bind(("", port))
     print("ready", flush=True)
     while True:
         data, sender = server.recvfrom(65536)
-        server.sendto(data + sender[0].encode(), sender)
+        server.sendto(data + plain(sender[0]).encode(), sender)
 
 
 def main(command: str, *rest: str) -> None:
@@ -249,7 +292,7 @@ def main(command: str, *rest: str) -> None:
     elif command == "flood":
         answer = flood(bytes.fromhex(rest[0]), int(rest[1]))
     elif command == "sniff":
-        answer = sniff(rest[0])
+        answer = sniff(rest[0], int(rest[1], 16))
     elif command == "stream":
         answer = stream(rest[0], int(rest[1]), float(rest[2]))
     elif command == "push":

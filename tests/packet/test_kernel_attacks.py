@@ -137,7 +137,7 @@ async def test_connections_of_a_pod_are_not_its_successors(node: MiniNode) -> No
 async def test_frames_for_another_vlan_do_not_leave_a_pod(node: MiniNode) -> None:
     pod, other = await node.add_pod("p", identity=300), await node.add_pod("o", identity=301)
     packet = ipv4(pod.ip, other.ip, UDP, udp(4000, 53))
-    sniffer = await node.serve(other, "sniff", "eth0")
+    sniffer = await node.serve(other, "sniff", "eth0", "0x0800")
     before = node.drops(DropReason.UNSUPPORTED_L2_PROTOCOL)
     for tag in ("0005", "0000"):
         await node.probe(pod, "frame", "0x8100", tag + "0800" + packet.hex())
