@@ -31,7 +31,7 @@ from deploy.lab.names import BPFFS, LabNames
 from deploy.lab.pods import PodView
 from deploy.lab.state import EnableOn, Phase
 from deploy.lab.supervisor import ChildState, bound_to_parent
-from deploy.lab.topology import UPLINK
+from deploy.lab.topology import UPLINK, IpFamily
 from deploy.nats import NatsLayout
 from services.datapath.endpoints import HOST_IFNAME_PREFIX
 from services.datapath.kernel.maps import KernelMap
@@ -133,13 +133,19 @@ def running_lab(
     nodes: int = 2,
     outside: int = 0,
     enable_on: EnableOn = EnableOn.ALL,
+    ip_family: IpFamily = IpFamily.V4,
     datapath_args: tuple[str, ...] = (),
 ) -> Iterator[Lab]:
     """A lab that is ready; removed in the end. For fixtures of any scope: it uses its own event loop only."""
     try:
         status = asyncio.run(
             client.up(
-                name, nodes=nodes, outside=outside, enable_on=enable_on.value, datapath_args=datapath_args
+                name,
+                nodes=nodes,
+                outside=outside,
+                enable_on=enable_on.value,
+                ip_family=ip_family.value,
+                datapath_args=datapath_args,
             )
         )
         assert status.phase is Phase.READY

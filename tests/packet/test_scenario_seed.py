@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from itertools import product
 from typing import Any
 
 import pytest
 
 from deploy.lab.pods import PodView
+from deploy.lab.topology import IpFamily
 from tests.packet.agents import DENIED_SECONDS, Try, job, tried
-from tests.packet.labs import DEMO, Lab
+from tests.packet.labs import DEMO, Lab, running_lab
+from tests.packet.runs import lab_name
 
 POLICY = str(DEMO / "frontend-to-backend-allow.yaml")
 WORKLOADS = [
@@ -20,6 +23,16 @@ WORKLOADS = [
 ]
 
 Outcomes = dict[tuple[str, str], set[str]]
+
+
+@pytest.fixture(scope="module", params=list(IpFamily))
+def lab(request: pytest.FixtureRequest, lab: Lab) -> Iterator[Lab]:
+    """A lab of each address family; with both, every pod is tried by both of its addresses."""
+    if request.param is IpFamily.V4:
+        yield lab
+        return
+    with running_lab(lab_name(f"f{request.param}"), ip_family=request.param) as other:
+        yield other
 
 
 @pytest.fixture
@@ -51,12 +64,12 @@ async def matrix(lab: Lab, pods: dict[str, list[PodView]]) -> Outcomes:
         wanted: list[tuple[str, set[str], dict[str, Any]]] = []
         for target in pods["backend"] if app != "backend" else []:
             where = "same node" if target.node == source.node else "other node"
-            for port in (80, 81):
-                wanted.append((f"backend:{port} {where}", {target.name}, job("new", target.ips[0], port)))
+            for ip, port in product(target.ips, (80, 81)):
+                wanted.append((f"backend:{port} {where}", {target.name}, job("new", ip, port)))
         if app != "backend":
             wanted += [("Service backend:80", backends, job("new", service)) for _ in range(4)]
         for target in pods["frontend"] if app != "frontend" else []:
-            wanted.append(("frontend:80", {target.name}, job("new", target.ips[0])))
+            wanted += [("frontend:80", {target.name}, job("new", ip)) for ip in target.ips]
         tries = await tried(lab, source.name, *({**each, "patience": 1.0} for _, _, each in wanted))
         for (what, answerers, _), each in zip(wanted, tries, strict=True):
             outcomes.setdefault((app, what), set()).add(judged(each, answerers, source))
@@ -71,7 +84,7 @@ def judged(each: Try, answerers: set[str], source: PodView) -> str:
         return each.outcome
     if each.pod not in answerers:
         return f"answered by {each.pod}"
-    return "open" if each.client == source.ips[0] else f"seen as {each.client}"
+    return "open" if each.client in source.ips else f"seen as {each.client}"
 
 
 BEFORE: Outcomes = {

@@ -70,9 +70,9 @@ async def received(loop: asyncio.AbstractEventLoop, connection: socket.socket) -
     return data
 
 
-def made(kind: socket.SocketKind, protocol: int = 0) -> socket.socket:
-    """A socket for this loop."""
-    fresh = socket.socket(socket.AF_INET, kind, protocol)
+def made(kind: socket.SocketKind, protocol: int = 0, *, ip: str = "") -> socket.socket:
+    """A socket for this loop, of the family of an address; IPv4 without one."""
+    fresh = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, kind, protocol)
     fresh.setblocking(False)
     return fresh
 
@@ -100,7 +100,7 @@ async def judged(job: Job, talk: Callable[[], Awaitable[Told]]) -> str:
 async def connect_once(job: Job) -> Told:
     """A TCP connection and one request."""
     loop = asyncio.get_running_loop()
-    with made(socket.SOCK_STREAM) as connection:
+    with made(socket.SOCK_STREAM, ip=job["ip"]) as connection:
         await loop.sock_connect(connection, (job["ip"], job["port"]))
         await loop.sock_sendall(connection, REQUEST)
         answer = await receive_answer(connection)
@@ -120,7 +120,7 @@ async def ask_by_datagram(job: Job, client: socket.socket) -> Told:
 
 async def ask_by_new_socket(job: Job) -> Told:
     """The same from a socket of its own."""
-    with made(socket.SOCK_DGRAM) as client:
+    with made(socket.SOCK_DGRAM, ip=job["ip"]) as client:
         client.connect((job["ip"], job["port"]))
         return await ask_by_datagram(job, client)
 
@@ -164,7 +164,7 @@ async def over_and_over(job: Job, talk: Callable[[Job], Awaitable[Told]]) -> Non
 async def keep(job: Job) -> None:
     """Requests over one connection until it breaks."""
     loop = asyncio.get_running_loop()
-    with made(socket.SOCK_STREAM) as connection:
+    with made(socket.SOCK_STREAM, ip=job["ip"]) as connection:
 
         async def open_it() -> Told:
             await loop.sock_connect(connection, (job["ip"], job["port"]))
@@ -182,7 +182,7 @@ async def keep(job: Job) -> None:
 
 async def keep_datagrams(job: Job) -> None:
     """Datagrams from one socket, one after the other, also after some without an answer."""
-    with made(socket.SOCK_DGRAM) as client:
+    with made(socket.SOCK_DGRAM, ip=job["ip"]) as client:
         client.connect((job["ip"], job["port"]))
         while True:
             await judged(job, lambda: ask_by_datagram(job, client))
@@ -192,7 +192,7 @@ async def keep_datagrams(job: Job) -> None:
 async def pull(job: Job) -> None:
     """Takes what a push server sends."""
     loop = asyncio.get_running_loop()
-    with made(socket.SOCK_STREAM) as connection:
+    with made(socket.SOCK_STREAM, ip=job["ip"]) as connection:
 
         async def take() -> Told:
             await received(loop, connection)
