@@ -52,16 +52,23 @@ def policy(
     """
     rule: Object = {"from": list(peers)}
     if ports:
-        rule["ports"] = [port if isinstance(port, dict) else _policy_port(port) for port in ports]
+        rule["ports"] = [port if isinstance(port, dict) else policy_port(port) for port in ports]
+    return network_policy(
+        name,
+        namespace=namespace,
+        subject=subject,
+        policyTypes=["Ingress"],
+        ingress=[rule] if peers else [],
+    )
+
+
+def network_policy(name: str, *, namespace: str, subject: Object | None = None, **spec: Any) -> Object:
+    """A NetworkPolicy about pods with the labels ``subject``, all without; ``spec`` is the rest, as it is."""
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {
-            "podSelector": {"matchLabels": subject} if subject else {},
-            "policyTypes": ["Ingress"],
-            "ingress": [rule] if peers else [],
-        },
+        "spec": {"podSelector": {"matchLabels": subject} if subject else {}, **spec},
     }
 
 
@@ -75,6 +82,34 @@ def from_namespaces(**labels: str) -> Object:
     return {"namespaceSelector": {"matchLabels": labels}}
 
 
+def block(cidr: str, *excepts: str) -> Object:
+    """A peer: addresses."""
+    return {"ipBlock": {"cidr": cidr, **({"except": list(excepts)} if excepts else {})}}
+
+
+def matching(*expressions: tuple[str, ...], **labels: str) -> Object:
+    """A label selector; an expression is key, operator and values: ``("app", "In", "web", "api")``."""
+    selector: Object = {"matchLabels": labels} if labels else {}
+    if expressions:
+        selector["matchExpressions"] = [
+            {"key": key, "operator": operator, **({"values": values} if values else {})}
+            for key, operator, *values in expressions
+        ]
+    return selector
+
+
+def policy_port(text: str) -> Object:
+    """An entry of ``ports``: ``80``, ``53/UDP``, ``8000-8010`` or ``/UDP``."""
+    _, numbers, protocol = _split(text)
+    first, _, last = numbers.partition("-")
+    port: Object = {"protocol": protocol}
+    if first:
+        port["port"] = int(first)
+    if last:
+        port["endPort"] = int(last)
+    return port
+
+
 def _split(text: str) -> tuple[str, str, str]:
     """Name, number and protocol."""
     rest, _, protocol = text.partition("/")
@@ -86,11 +121,6 @@ def _container_port(text: str) -> Object:
     name, number, protocol = _split(text)
     port: Object = {"containerPort": int(number), "protocol": protocol}
     return {**port, "name": name} if name else port
-
-
-def _policy_port(text: str) -> Object:
-    _, number, protocol = _split(text)
-    return {"port": int(number), "protocol": protocol}
 
 
 def _service_port(text: str) -> Object:

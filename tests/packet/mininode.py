@@ -13,14 +13,21 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from services.datapath.intake import kernel_events
 from services.datapath.kernel import ring
 from services.datapath.kernel.attach import Hook
 from services.datapath.kernel.build import RINGS
 from services.datapath.kernel.layout import (
+    BLOCKS_PER_ROW,
+    CLASS_DEFAULT,
+    CONSTANTS,
     DROP_COUNTER,
     ENDPOINT,
     ENDPOINT_READY,
@@ -28,6 +35,7 @@ from services.datapath.kernel.layout import (
     IPV4,
     PEER,
     PORT_RANGE,
+    RANGES_PER_BLOCK,
     ROW_HEADER,
     ROW_KEY,
     ROW_SIZE,
@@ -44,6 +52,7 @@ from services.datapath.kernel.ring import EventRings, RawEvent
 from services.datapath.kernel.state import KernelState
 from services.datapath.netlink import Netlink
 from services.datapath.podlink import HOST_MAC, PodLink
+from shared.contract.drops import DropReason
 from shared.contract.reserved import Reserved
 from tests.packet.runs import RUN
 
@@ -53,6 +62,32 @@ _numbers = itertools.count()
 
 CLASS_OF = 1_000_000
 """Class of an identity in these tests: this plus the identity."""
+
+
+class Action(IntEnum):
+    """What a range or a row decides."""
+
+    DENY = CONSTANTS["ACTION_DENY"]
+    ALLOW = CONSTANTS["ACTION_ALLOW"]
+    REDIRECT = CONSTANTS["ACTION_REDIRECT"]
+    AUDIT = CONSTANTS["ACTION_AUDIT"]
+
+
+class Range(NamedTuple):
+    """Ports of one protocol in a row. A plain tuple of the first three is allowed by rule 0."""
+
+    protocol: int
+    first: int
+    last: int
+    action: Action = Action.ALLOW
+    rule: int | None = 0
+
+
+class Dropped(NamedTuple):
+    """What the kernel counted."""
+
+    packets: int
+    bytes: int
 
 
 def set_netns(descriptor: int) -> None:
@@ -100,6 +135,7 @@ class MiniNode:
     """How many events came at once."""
     _processes: list[asyncio.subprocess.Process] = field(default_factory=list)
     _rings: EventRings | None = None
+    _descriptors: list[int] = field(default_factory=list)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     NODE_IP = "10.9.0.1"
@@ -118,13 +154,15 @@ class MiniNode:
         enter(prefix)
         netlink = Netlink(workers=2)
         await netlink.enable_forwarding()
-        kernel = KernelState(loaded.maps)
+        kernel = _kernel(loaded.maps)
+        kernel.repair(kernel.drift())
         for mirror in kernel.mirrors:
             mirror.want_exactly({})
         kernel.connections.delete_all(list(kernel.connections.keys()))
         kernel.set_mac(bytes.fromhex(HOST_MAC.replace(":", "")))
         node = cls(prefix=prefix, home=home, kernel=kernel, loaded=loaded, netlink=netlink)
-        node._rings = EventRings([open_ring(loaded, name) for name in RINGS], node._take)
+        node._descriptors += [open_ring(loaded, name) for name in RINGS]
+        node._rings = EventRings(node._descriptors, node._take)
         kernel.ipcache.want(packed(cls.NODE_IP), PEER.pack(0, Reserved.HOST))
         node.identity(Reserved.WORLD)
         kernel.apply()
@@ -139,6 +177,8 @@ class MiniNode:
             await process.wait()
         if self._rings is not None:
             self._rings.close()
+        for descriptor in self._descriptors:
+            os.close(descriptor)
         await self.netlink.close()
         set_netns(self.home)
         os.close(self.home)
@@ -192,7 +232,7 @@ class MiniNode:
     def enter(self, pod: Pod, *, ready: bool = True) -> None:
         """Writes a pod's endpoint entry, with its sets."""
         flags = ENDPOINT_READY if ready else 0
-        value = ENDPOINT.pack(pod.ingress_set, pod.egress_set, pod.ifindex, pod.identity, bytes(6), flags)
+        value = ENDPOINT.pack(pod.ingress_set, pod.egress_set, pod.ifindex, pod.identity, flags)
         self.kernel.endpoints.want(packed(pod.ip), value)
         self.kernel.apply()
 
@@ -200,25 +240,30 @@ class MiniNode:
         self,
         policy_set: int,
         identity: int | None,
-        *ranges: tuple[int, int, int],
+        *ranges: Range | tuple[int, int, int],
         allow: bool = False,
-        rule: int = RULE_NONE,
+        action: Action = Action.DENY,
+        rule: int | None = None,
     ) -> None:
-        """Writes a row, the default row for None; ``ranges``: (protocol, first, last) allowed by rule 0."""
-        peer_class = 0 if identity is None else CLASS_OF + identity
-        ordered = sorted(ranges)
-        header = ROW_HEADER.pack(len(ordered), rule, int(allow))
-        for block in range(max(1, -(-len(ordered) // 8))):
-            part = ordered[block * 8 : block * 8 + 8]
-            value = header + b"".join(
-                PORT_RANGE.pack(first, last, protocol, 1, 0, 0) for protocol, first, last in part
-            )
-            self.kernel.rows.want(ROW_KEY.pack(policy_set, peer_class, block), value.ljust(ROW_SIZE, b"\0"))
+        """Writes a row, the default row for None; ``action`` (``allow``: that one) is for all other ports."""
+        blocks, rest = divmod(len(ranges), RANGES_PER_BLOCK)
+        blocks = max(1, blocks + bool(rest))
+        assert blocks <= BLOCKS_PER_ROW, "a row has no room for so many ranges"
+        header = ROW_HEADER.pack(len(ranges), _rule(rule), Action.ALLOW if allow else action)
+        packed_ranges = [
+            PORT_RANGE.pack(each.first, each.last, each.protocol, each.action, _rule(each.rule), 0)
+            for each in sorted(Range(*each) for each in ranges)
+        ]
+        for block, key in enumerate(_row_keys(policy_set, identity)):
+            part = packed_ranges[block * RANGES_PER_BLOCK : (block + 1) * RANGES_PER_BLOCK]
+            value = (header + b"".join(part)).ljust(ROW_SIZE, b"\0")
+            self.kernel.rows.want(key, value if block < blocks else None)
         self.kernel.apply()
 
-    def forget_row(self, policy_set: int, identity: int) -> None:
-        """Removes a row."""
-        self.kernel.rows.want(ROW_KEY.pack(policy_set, CLASS_OF + identity, 0), None)
+    def forget_row(self, policy_set: int, identity: int | None, *, blocks: slice = slice(None)) -> None:
+        """Removes a row, or some blocks of it."""
+        for key in _row_keys(policy_set, identity)[blocks]:
+            self.kernel.rows.want(key, None)
         self.kernel.apply()
 
     def service(self, ip: str, *, port: int, protocol: int, backends: list[tuple[str, int]]) -> None:
@@ -266,18 +311,35 @@ class MiniNode:
         """Events told so far, of one kind."""
         return [event for event in self.events if (event.type == ring.EVENT_DROP) is dropped]
 
-    async def drop_reason(self) -> int:
-        """Waits for the first drop and gives its reason."""
+    async def until(self, enough: Callable[[], bool]) -> None:
+        """Takes events until something holds."""
         async with asyncio.timeout(3):
-            while not self.told(dropped=True):
+            while not enough():
                 self._news.clear()
                 await self._news.wait()
+
+    async def drop_reason(self) -> int:
+        """Waits for the first drop and gives its reason."""
+        await self.until(lambda: bool(self.told(dropped=True)))
         return self.told(dropped=True)[0].reason
 
     def drops(self, reason: int) -> int:
         """Packets from pods dropped for a reason, as counted by the kernel."""
-        values = self.kernel.drops.per_cpu(U32.pack(reason * 2))
-        return sum(DROP_COUNTER.unpack(value)[0] for value in values)
+        return self._dropped(reason, ingress=False).packets
+
+    def all_drops(self) -> dict[tuple[DropReason, str], Dropped]:
+        """All that the kernel ever counted, by reason and direction."""
+        counted = {
+            (reason, direction): self._dropped(reason, ingress=direction == "ingress")
+            for reason in DropReason
+            for direction in ("egress", "ingress")
+        }
+        return {key: dropped for key, dropped in counted.items() if dropped.packets}
+
+    def _dropped(self, reason: int, *, ingress: bool) -> Dropped:
+        values = self.kernel.drops.per_cpu(U32.pack(reason * 2 + ingress))
+        packets, sizes = zip(*map(DROP_COUNTER.unpack, values), strict=True)
+        return Dropped(sum(packets), sum(sizes))
 
     async def _start(self, where: Pod | None, *arguments: str) -> asyncio.subprocess.Process:
         netns = where.netns if where else self.prefix
@@ -302,6 +364,22 @@ class MiniNode:
             assert list(kernel_events(raw))
             self.events.append(raw)
         self._news.set()
+
+
+@cache
+def _kernel(maps: Path) -> KernelState:
+    """One for all nodes with these maps: it keeps a descriptor of each map for good."""
+    return KernelState(maps)
+
+
+def _row_keys(policy_set: int, identity: int | None) -> list[bytes]:
+    """Keys of all blocks that a row may have."""
+    peer_class = CLASS_DEFAULT if identity is None else CLASS_OF + identity
+    return [ROW_KEY.pack(policy_set, peer_class, block) for block in range(BLOCKS_PER_ROW)]
+
+
+def _rule(rule: int | None) -> int:
+    return RULE_NONE if rule is None else rule
 
 
 def _ip(*arguments: str) -> None:
