@@ -26,8 +26,8 @@ from deploy.cli.lab_state import lab_settings
 from deploy.cli.policy_wait import network_policies
 from deploy.cli.status import gather
 from deploy.cli.waiting import wait_for_policies
-from deploy.lab import client
-from deploy.lab.names import LabNames
+from deploy.lab import client, kernelfs, namespaces, processes
+from deploy.lab.names import BPFFS, LabNames
 from deploy.lab.pods import PodView
 from deploy.lab.state import EnableOn, Phase
 from deploy.lab.supervisor import ChildState, bound_to_parent
@@ -87,6 +87,43 @@ async def run(command: list[str], *, text: str = "", env: dict[str, str] | None 
             process.kill()
             await process.wait()
     return Finished(process.returncode or 0, output.decode(), errors.decode())
+
+
+async def stentor(*arguments: str, text: str = "", **variables: str) -> Finished:
+    """The program from beginning to end, as a user runs it; ``text`` is its standard input."""
+    return await run([sys.executable, "-m", "deploy.cli", *arguments], text=text, env=variables)
+
+
+@asynccontextmanager
+async def stentor_under_way(*arguments: str, **variables: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The program at work, in a process group of its own like a shell's job; killed if it has not ended."""
+    process = await asyncio.create_subprocess_exec(
+        *bound_to_parent((sys.executable, "-m", "deploy.cli", *arguments), namespace=None),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=REPOSITORY,
+        env={**os.environ, **variables},
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+def remains(name: str) -> dict[str, object]:
+    """All that there is of a lab on this machine, by kind."""
+    names = LabNames(name)
+    found = {
+        "namespaces": namespaces.names(names.prefix),
+        "state": [names.state] if names.state.exists() else [],
+        "pins": list((BPFFS / "stentor").glob(f"{name}-*")),
+        "cgroups": [path for root in kernelfs.mounted("cgroup2") for path in root.glob(f"stentor/{name}-*")],
+        "processes": processes.marked(names.state),
+    }
+    return {kind: each for kind, each in found.items() if each}
 
 
 @contextmanager
