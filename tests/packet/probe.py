@@ -13,6 +13,8 @@ import sys
 import time
 
 TIMEOUT = 1.0
+PACE = 0.02
+"""Seconds between two bytes of those who send all the time: nothing is waited for."""
 
 
 def checksum(data: bytes) -> int:
@@ -172,7 +174,7 @@ def stream(ip: str, port: int, seconds: float) -> dict[str, object]:
                 last = time.monotonic() - begin
             except (TimeoutError, ConnectionError):
                 break
-            time.sleep(0.02)
+            time.sleep(PACE)
     return {"answered": answered, "last": last, "ended": time.monotonic() - begin}
 
 
@@ -200,7 +202,7 @@ def serve_tcp(port: int, *, pushing: bool = False) -> None:
                 while True:
                     if pushing:
                         connection.sendall(b".")
-                        time.sleep(0.02)
+                        time.sleep(PACE)
                     elif connection.recv(1):
                         connection.sendall(peer.encode())
                     else:
