@@ -70,7 +70,8 @@
 #define EVENT_INGRESS 2  /* the ingress policy of the destination was asked */
 #define EVENT_REPLY 4    /* the packet answers a connection */
 #define EVENT_SERVICE 8  /* `frontend` holds the address that the client used */
-#define EVENT_AUDIT 16   /* policy denies, but only audits */
+#define EVENT_AUDIT_EGRESS 16  /* the egress policy denies, but only audits */
+#define EVENT_AUDIT_INGRESS 64 /* the ingress policy does */
 #define EVENT_AT_INGRESS 32 /* a drop was decided for the destination, not for the source */
 
 /* Source address of a hairpin connection as its own pod sees it: 169.254.42.1, fd53:7465:6e74:6f72::1, network order. */

@@ -60,8 +60,10 @@ static __always_inline void F(tell_decision)(struct __sk_buff *skb, const struct
 	event->type = type;
 	event->reason = reason;
 	event->flags = decision->asked;
-	if (decision->egress.audit || decision->ingress.audit)
-		event->flags |= EVENT_AUDIT;
+	if (decision->egress.audit)
+		event->flags |= EVENT_AUDIT_EGRESS;
+	if (decision->ingress.audit)
+		event->flags |= EVENT_AUDIT_INGRESS;
 	event->family = FAMILY;
 	event->protocol = tuple->protocol;
 	event->ifindex = skb->ifindex;
@@ -170,8 +172,12 @@ static __always_inline int F(judge)(struct F(decision) * decision, __u8 protocol
 		decision->client = decision->server;
 	decision->client_ifindex = hairpin ? origin : client ? client->ifindex : 0;
 	decision->server_ifindex = hairpin ? origin : server ? server->ifindex : 0;
-	if ((client && !(client->flags & ENDPOINT_READY)) || (server && !(server->flags & ENDPOINT_READY)))
+	if (client && !(client->flags & ENDPOINT_READY))
 		return DROP_ENDPOINT_NOT_READY;
+	if (server && !(server->flags & ENDPOINT_READY)) {
+		decision->asked |= EVENT_AT_INGRESS;
+		return DROP_ENDPOINT_NOT_READY;
+	}
 
 	/* A pod always reaches itself, and a node and its own pods always reach one another. */
 	if (client == server || hairpin)
@@ -335,11 +341,11 @@ static __always_inline int F(handle)(struct __sk_buff *skb, __u32 origin, int de
 	struct F(decision) * decision;
 	struct F(parsed) * parsed;
 	struct packet *packet;
-	struct F(tuple) * tuple;
+	struct F(tuple) * tuple, to;
 	struct F(ct_entry) *entry = 0;
 	struct node_config *config;
 	__u32 zero = 0, epoch, target, now = now_ticks();
-	int reason, action, fresh, stale = 0;
+	int reason, action, fresh = 0, stale = 0;
 
 	config = node_config.lookup(&zero);
 	if (!config)
@@ -384,27 +390,29 @@ static __always_inline int F(handle)(struct __sk_buff *skb, __u32 origin, int de
 			reason = DROP_CT_MAP_INSERTION_FAILED;
 			goto drop;
 		}
-		if (fresh)
-			F(tell_decision)(skb, packet, tuple, decision, EVENT_NEW, 0);
 	}
 	target = entry->target;
 	if (!packet->inner)
 		F(account)(packet, tuple, entry, now);
 	if (packet->fragmented && packet->l4 && !packet->inner)
 		F(expect_fragments)(packet, tuple);
+	to = entry->to;
 	if (entry->flags & CT_TRANSLATE) {
-		struct F(tuple) to = entry->to;
-
 		if (packet->inner)
 			reason = F(translate_error)(skb, packet, tuple, &to);
 		else
 			reason = F(translate)(skb, packet, tuple, &to);
 		if (reason) {
-			decision = F(begin)(tuple);
+			if (!fresh)
+				decision = F(begin)(tuple);
 			goto drop;
 		}
-		*tuple = to;
 	}
+	/* Only now: what cannot be rewritten is dropped. */
+	if (fresh)
+		F(tell_decision)(skb, packet, tuple, decision, EVENT_NEW, 0);
+	if (entry->flags & CT_TRANSLATE)
+		*tuple = to;
 	if (delivering)
 		return TC_ACT_OK;
 	if (target)

@@ -1,5 +1,6 @@
 """Which pod labels make a security identity: the same for the service that makes identities and the one
-whose policies select by them, or a policy would select by a label that no identity has.
+whose policies select by them, or a policy would select by a label that no identity has. So the first
+publishes what it goes by (:class:`~shared.contract.identity.LabelRules`), and the second compares.
 
 Left out are labels that controllers write for each pod, Job or revision: they say nothing that a policy
 could mean, and each value would be an identity of its own.
@@ -28,7 +29,8 @@ class LabelFilter:
     """Which labels count. ``excluded`` are label keys, or prefixes when they end in ``*``."""
 
     def __init__(self, excluded: Iterable[str] = NOISY_LABELS) -> None:
-        patterns = tuple(excluded)
+        patterns = self.excluded = tuple(sorted(set(excluded)))
+        """The keys and prefixes."""
         self._keys = frozenset(pattern for pattern in patterns if not pattern.endswith("*"))
         self._prefixes = tuple(pattern[:-1] for pattern in patterns if pattern.endswith("*"))
 

@@ -2,7 +2,8 @@
 
 The first event runs at once; while events keep coming, runs start at most every ``interval`` seconds, and one
 run follows the last event always. A failed run is tried again with jittered backoff; without events the state
-is reconciled every ``resync`` seconds all the same. Runs never overlap.
+is reconciled every ``resync`` seconds all the same. Runs never overlap. What is put off to a later time has
+one timer, whoever puts off what: it is set for the earliest.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Generic, TypeVar
 
 log = logging.getLogger(__name__)
+
+K = TypeVar("K")
 
 
 class Reconciler:
@@ -42,10 +46,23 @@ class Reconciler:
         self._retry = retry
         self._on_result = on_result
         self._wanted = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
 
     def trigger(self) -> None:
         """Something changed: reconcile soon."""
         self._wanted.set()
+
+    def trigger_at(self, due: float) -> None:
+        """Reconcile at this time of the loop's clock, though nothing else happens."""
+        if self._timer is not None:
+            if self._timer.when() <= due:
+                return
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(due, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        self.trigger()
 
     async def run(self) -> None:
         """Reconcile on each trigger until cancelled. A run that raises is tried again; nothing is raised."""
@@ -84,3 +101,29 @@ class Reconciler:
                 await self._wanted.wait()
         except TimeoutError:
             log.debug("%s: periodic resync", self.name)
+
+
+class PutOff(Generic[K]):
+    """Keys that are to be looked at again after ``seconds``, when ``reconciler`` runs then."""
+
+    def __init__(self, reconciler: Reconciler, *, seconds: float) -> None:
+        self._reconciler = reconciler
+        self._seconds = seconds
+        self._due: dict[K, float] = {}
+
+    def put_off(self, keys: Iterable[K]) -> None:
+        """Those that are put off already stay due when they were."""
+        due = asyncio.get_running_loop().time() + self._seconds
+        for key in keys:
+            self._due.setdefault(key, due)
+            self._reconciler.trigger_at(self._due[key])
+
+    def take(self) -> set[K]:
+        """Those that are due; they are not put off any more."""
+        now = asyncio.get_running_loop().time()
+        due = {key for key, time in self._due.items() if time <= now}
+        for key in due:
+            del self._due[key]
+        if self._due:
+            self._reconciler.trigger_at(min(self._due.values()))
+        return due

@@ -2,7 +2,8 @@
 
 :func:`read_cluster` reads what others are compared with (commits, records) before the nodes' ``realised``
 records, so that a node which keeps up is never shown as behind. A bucket that its owner has not created yet
-reads as empty and ``missing``; an entry that cannot be read is left out and named in ``unreadable``.
+reads as empty and ``missing``; an entry that cannot be read is left out and named in ``unreadable``. So is a
+``realised`` record that is not of the node whose key it has: NATS vouches for the key alone.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Generic
 from shared.bus import BucketMissing, BucketStore, Bus, BusUnavailable
 from shared.contract.base import M, Message
 from shared.contract.identity import EndpointRecord, IdentityRecord, IpEntry, NodeRecord
-from shared.contract.names import COMMIT_KEY, Bucket
+from shared.contract.names import COMMIT_KEY, Bucket, token
 from shared.contract.node import Realised
 from shared.contract.policy import POLICY_TYPES, PolicyStatus
 from shared.contract.service import SERVICE_TYPES
@@ -72,6 +73,21 @@ async def read_mixed(bus: Bus, name: Bucket, *, types: Mapping[str, type[Message
     return await read(store)
 
 
+def misplaced(key: str, record: Realised) -> str:
+    """Why a record is not believed; empty when it is of the node whose key it has."""
+    if token(record.node) == key:
+        return ""
+    return f"{key}: the record is of node {record.node}, but lies under another node's key"
+
+
+async def read_realised(bus: Bus) -> Snapshot[Realised]:
+    """What each node says of itself."""
+    found = await read_bucket(bus, Bucket.REALISED, as_type=Realised)
+    believed = {key: record for key, record in found.values.items() if not misplaced(key, record)}
+    refused = (misplaced(key, record) for key, record in found.values.items() if key not in believed)
+    return replace(found, values=believed, unreadable=(*found.unreadable, *refused))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
     """All that commands report on."""
@@ -104,13 +120,14 @@ class Cluster:
 
     def realised_by_node(self) -> dict[str, Realised]:
         """What each node's kernel holds."""
-        return {record.node: record for record in self.realised.values.values()}
+        names = {token(record.name): record.name for record in self.nodes.values.values()}
+        return {names.get(key, record.node): record for key, record in self.realised.values.items()}
 
     async def with_realised_now(self, bus: Bus) -> Cluster:
         """The same with the nodes' records as they are by now."""
         return replace(
             self,
-            realised=await read_bucket(bus, Bucket.REALISED, as_type=Realised),
+            realised=await read_realised(bus),
             reached=await read_reached(bus),
         )
 
@@ -153,6 +170,6 @@ async def read_cluster(bus: Bus) -> Cluster:
         policy=await read_mixed(bus, Bucket.POLICY, types=POLICY_TYPES),
         policy_status=await read_bucket(bus, Bucket.POLICY_STATUS, as_type=PolicyStatus),
         services=await read_mixed(bus, Bucket.SERVICES, types=SERVICE_TYPES),
-        realised=await read_bucket(bus, Bucket.REALISED, as_type=Realised),
+        realised=await read_realised(bus),
         reached=await read_reached(bus),
     )

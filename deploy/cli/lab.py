@@ -63,7 +63,13 @@ def up(
     ] = None,
     kubeconfig: Annotated[
         Path | None,
-        typer.Option(help="Use this API server instead of the lab's own: only kubelets run.", metavar="PATH"),
+        typer.Option(
+            help="Use this API server instead of the lab's own: only kubelets run. "
+            "Their Node objects stay in it after `down`.",
+            metavar="PATH",
+            exists=True,
+            dir_okay=False,
+        ),
     ] = None,
     enable_on: Annotated[
         EnableOn,

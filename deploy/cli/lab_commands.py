@@ -18,7 +18,7 @@ from deploy.bootstrap.layout import layout_of_this_machine
 from deploy.bootstrap.machine import shortcomings
 from deploy.cli.errors import FAILED, CliError, UnfitError, Unmet
 from deploy.cli.lab_state import lab_kubeconfig, lab_record, lab_settings
-from deploy.cli.output import Format, progress, say, say_json, say_table, styled
+from deploy.cli.output import Format, counted, progress, say, say_json, say_table, styled
 from deploy.cli.shapes import PodItem
 from deploy.lab import client
 from deploy.lab.errors import LabError, LabExistsError, LabNameError, LabNotFoundError, MachineError
@@ -94,7 +94,8 @@ def up(
                 tell=shown.update,
             )
         )
-    say(f"lab {name} is {made.phase}: {nodes} nodes, {len(made.pods)} pods")
+    size = f"{counted(nodes, 'node', 'nodes')}, {counted(len(made.pods), 'pod', 'pods')}"
+    say(f"lab {name} is {made.phase}: {size}")
     if made.phase is not Phase.READY:
         raise Unmet(
             f"lab {name} is not ready: {made.problem}; `stentor lab logs SERVICE --name {name}` tells more."
@@ -106,8 +107,8 @@ def down(name: str) -> int:
     """Remove a lab."""
     require_root()
     with lab_errors(), progress() as shown:
-        asyncio.run(client.down(name, tell=shown.update))
-    say(f"lab {name} is removed")
+        was_there = asyncio.run(client.down(name, tell=shown.update))
+    say(f"lab {name} is removed" if was_there else f"there is no lab {name}, and nothing of one")
     return 0
 
 
@@ -132,7 +133,7 @@ def status(name: str, *, output: Format) -> int:
     say_table(
         ("PROCESS", "STATE", "READY", "PID", "RESTARTS", "LAST EXIT"), rows, empty="it runs no process."
     )
-    say(f"{len(found.pods)} pods, {sum(pod.ready for pod in found.pods)} ready")
+    say(f"{counted(len(found.pods), 'pod', 'pods')}, {sum(pod.ready for pod in found.pods)} ready")
     return 0 if found.phase is Phase.READY else FAILED
 
 
@@ -256,6 +257,7 @@ async def _print_log(path: Path, *, follow: bool) -> None:
 def service(name: str, *, service: str, action: str) -> int:
     """Stop, start or kill one process of the lab."""
     actions = {"stop": client.stop_child, "start": client.start_child, "kill": client.kill_child}
+    done = {"stop": "stopped", "start": "started", "kill": "killed"}
     before = ask(actions[action](name, service), what=f"waiting for {service} to {action}")
-    say(f"{before.name} killed" if action == "kill" else f"{before.name} is {before.state}")
+    say(f"{before.name} is {done[action]}")
     return 0

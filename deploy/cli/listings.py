@@ -43,8 +43,8 @@ def identity_items(cluster: Cluster) -> list[IdentityItem]:
 def endpoint_items(cluster: Cluster) -> list[EndpointItem]:
     """All endpoints, by namespace and name."""
     ready = {
-        (record.node, state.namespace, state.pod)
-        for record in cluster.realised.values.values()
+        (node, state.namespace, state.pod)
+        for node, record in cluster.realised_by_node().items()
         for state in record.endpoints
         if state.ready
     }

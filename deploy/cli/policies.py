@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from deploy.cli.cluster import Cluster
 from deploy.cli.connection import Connection
 from deploy.cli.errors import FAILED, Unmet
@@ -20,6 +22,9 @@ from shared.contract.policy import (
     Row,
 )
 
+if TYPE_CHECKING:
+    from rich.text import Text
+
 ANY_PORT = (0, 65535)
 
 
@@ -29,6 +34,19 @@ def realised_on(cluster: Cluster, *, revision: int) -> tuple[list[str], list[str
     nodes = cluster.enforcing_nodes()
     done = [node for node in nodes if node in records and records[node].policy_revision >= revision]
     return done, [node for node in nodes if node not in done]
+
+
+def version_in_force(status: PolicyStatus) -> str:
+    """The version of the object that is enforced; empty when none is."""
+    if status.in_force is not None:
+        return status.in_force.resource_version
+    return status.resource_version if status.accepted else ""
+
+
+def kept(status: PolicyStatus) -> str:
+    """What to add where a refusal is told: a refused edit withdraws nothing."""
+    version = version_in_force(status)
+    return f"; version {version} stays in force" if version and not status.accepted else ""
 
 
 def policy_items(cluster: Cluster) -> list[PolicyItem]:
@@ -44,10 +62,11 @@ def _policy_item(cluster: Cluster, status: PolicyStatus) -> PolicyItem:
         namespace=status.policy.namespace,
         name=status.policy.name,
         accepted=status.accepted,
+        in_force=version_in_force(status),
         revision=status.revision,
         subjects=status.subjects,
         rules=status.rules,
-        realised=len(done) if status.accepted else 0,
+        realised=len(done) if version_in_force(status) else 0,
         nodes=len(done) + len(awaited),
         errors=status.errors,
     )
@@ -70,8 +89,8 @@ def policy_detail(cluster: Cluster, *, namespace: str, name: str) -> PolicyDetai
     return PolicyDetail(
         policy=_policy_item(cluster, status),
         resource_version=status.resource_version,
-        realised_on=tuple(done if status.accepted else ()),
-        awaited_on=tuple(awaited if status.accepted else ()),
+        realised_on=tuple(done if version_in_force(status) else ()),
+        awaited_on=tuple(awaited if version_in_force(status) else ()),
         subjects=_subjects(cluster, status.policy),
         rules=_rules(cluster, status.policy),
     )
@@ -176,7 +195,7 @@ def policy_list(connection: Connection, *, output: Format) -> int:
             item.kind,
             item.namespace or "-",
             item.name,
-            styled("yes", "green") if item.accepted else styled("refused", "red"),
+            _accepted(item),
             str(item.subjects),
             str(item.rules),
             str(item.revision),
@@ -192,6 +211,12 @@ def policy_list(connection: Connection, *, output: Format) -> int:
     return 0
 
 
+def _accepted(item: PolicyItem) -> Text:
+    if item.accepted:
+        return styled("yes", "green")
+    return styled(f"refused, {item.in_force} in force" if item.in_force else "refused", "red")
+
+
 def policy_show(connection: Connection, *, namespace: str, name: str, output: Format) -> int:
     """Print one policy; 1 when it was refused."""
     detail = read_items(connection, lambda cluster: policy_detail(cluster, namespace=namespace, name=name))
@@ -205,8 +230,10 @@ def policy_show(connection: Connection, *, namespace: str, name: str, output: Fo
 def _say_detail(detail: PolicyDetail) -> None:
     item = detail.policy
     say(f"{item.kind} {item.namespace}/{item.name}", style="bold")
-    if item.accepted:
-        say(f"  in force from revision {item.revision}, realised on {item.realised} of {item.nodes} nodes")
+    if item.in_force:
+        version = "" if item.accepted else f"version {item.in_force} stays "
+        realised = f"realised on {item.realised} of {item.nodes} nodes"
+        say(f"  {version}in force from revision {item.revision}, {realised}")
         if detail.awaited_on:
             say(f"  awaited on {', '.join(detail.awaited_on)}", style="yellow")
     for error in item.errors:

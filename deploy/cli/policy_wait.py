@@ -11,6 +11,7 @@ from deploy.cli.connection import Connection, find_target, open_bus
 from deploy.cli.errors import UnfitError, Unmet
 from deploy.cli.lab_state import lab_kubeconfig
 from deploy.cli.output import Progress, counted, progress, say
+from deploy.cli.policies import kept
 from deploy.cli.waiting import ListPolicies, Outcome, PolicyName, wait_for_policies
 from shared.contract.policy import PolicyStatus
 from shared.kubernetes import NETWORK_POLICIES, KubernetesError, connect
@@ -86,4 +87,4 @@ def policy_wait(
 def refusal(status: PolicyStatus) -> str:
     """Why a policy was refused, and what to do."""
     reasons = ", ".join(f"{error.field}: {error.reason} ({error.remedy})" for error in status.errors)
-    return f"policy {status.policy.namespace}/{status.policy.name} is refused: {reasons}"
+    return f"policy {status.policy.namespace}/{status.policy.name} is refused: {reasons}{kept(status)}"

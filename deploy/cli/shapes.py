@@ -70,8 +70,10 @@ class PolicyItem(Shape, frozen=True, kw_only=True):
     namespace: str
     name: str
     accepted: bool
+    in_force: str
+    """The resourceVersion that is enforced: a refused edit leaves the last accepted one; empty: none is."""
     revision: int
-    """The publication from which on the object is in force; 0 when refused."""
+    """The publication from which on that version is in force; 0 when none is."""
     subjects: int
     """Identities selected."""
     rules: int

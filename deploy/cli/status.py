@@ -14,6 +14,7 @@ from deploy.cli.cluster import Cluster, read_cluster
 from deploy.cli.connection import Connection, find_target, open_bus
 from deploy.cli.errors import FAILED
 from deploy.cli.output import Format, counted, say, say_json, say_table, styled
+from deploy.cli.policies import kept
 from deploy.cli.shapes import NodeItem, Revisions, StatusReport
 from shared.bus import Bus
 from shared.contract.names import Bucket, health_subject
@@ -43,6 +44,7 @@ def report(cluster: Cluster, *, services: Sequence[ServiceHealth]) -> StatusRepo
         *(
             f"policy {status.policy.namespace}/{status.policy.name} is refused: "
             + "; ".join(f"{error.field}: {error.reason}" for error in status.errors)
+            + kept(status)
             for status in refused
         ),
         *(f"cannot read {text}" for text in cluster.unreadable()),
@@ -138,8 +140,8 @@ def latest_revisions(cluster: Cluster) -> Revisions:
 def endpoint_problems(cluster: Cluster) -> list[str]:
     """Pods whose policy their node does not enforce yet."""
     held = {
-        (record.node, state.namespace, state.pod): state
-        for record in cluster.realised_by_node().values()
+        (node, state.namespace, state.pod): state
+        for node, record in cluster.realised_by_node().items()
         for state in record.endpoints
     }
     enforcing = set(cluster.enforcing_nodes()) & set(cluster.realised_by_node())

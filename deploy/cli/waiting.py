@@ -18,10 +18,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from shared.bus import BucketStore, Bus
+from deploy.cli.cluster import misplaced
+from shared.bus import Batch, BucketStore, Bus
 from shared.contract.base import M, Message
 from shared.contract.identity import NodeRecord
-from shared.contract.names import COMMIT_KEY, Bucket
+from shared.contract.names import COMMIT_KEY, Bucket, token
 from shared.contract.node import Realised
 from shared.contract.policy import POLICY_TYPES, PolicyStatus
 
@@ -46,6 +47,9 @@ class View:
     statuses: dict[str, PolicyStatus] = field(default_factory=dict)
     nodes: dict[str, NodeRecord] = field(default_factory=dict)
     realised: dict[str, Realised] = field(default_factory=dict)
+    """By the node's key, for which NATS vouches."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Why the record under a node's key cannot be read."""
     objects: Mapping[PolicyName, str] | None = None
     """None without an API server."""
     read: set[Bucket] = field(default_factory=set)
@@ -96,16 +100,17 @@ def not_taken_in(view: View, *, only: PolicyName | None) -> str | None:
 
 def not_realised(view: View, *, revision: int) -> str | None:
     """Which nodes' kernels do not hold the revision, as a clause; None when all do."""
-    records = {record.node: record for record in view.realised.values()}
     nodes = {record.name: record.use_cilium for record in view.nodes.values()} or dict.fromkeys(
-        records, False
+        (record.node for record in view.realised.values()), False
     )
     if not nodes:
         return "a node to report"
     behind = []
     for node, annotated in sorted(nodes.items()):
-        record = records.get(node)
-        if record is None:
+        record = view.realised.get(token(node))
+        if why := view.unreadable.get(token(node)):
+            behind.append(f"a record of node {node} that can be read ({why})")
+        elif record is None:
             behind.append(f"node {node} to report")
         elif not record.enforcing:
             if annotated:
@@ -196,7 +201,28 @@ async def _follow(bus: Bus, bucket: Bucket, view: View, changed: asyncio.Event) 
         case Bucket.NODES:
             await _keep(bus, bucket, NodeRecord, view.nodes, view=view, changed=changed)
         case _:
-            await _keep(bus, bucket, Realised, view.realised, view=view, changed=changed)
+            records = await bus.bucket(bucket, as_type=Realised)
+            async with aclosing(records.follow()) as told:
+                async for each in told:
+                    _take_realised(view, each)
+                    view.read.add(bucket)
+                    changed.set()
+
+
+def _take_realised(view: View, batch: Batch[Realised]) -> None:
+    if batch.snapshot:
+        view.realised.clear()
+        view.unreadable.clear()
+    refused = {error.key: str(error) for error in batch.errors}
+    for key in (*(entry.key for entry in batch.entries), *refused):
+        view.realised.pop(key, None)
+        view.unreadable.pop(key, None)
+    for entry in batch.entries:
+        if entry.value is not None and (why := misplaced(entry.key, entry.value)):
+            refused[entry.key] = why
+        elif entry.value is not None:
+            view.realised[entry.key] = entry.value
+    view.unreadable.update(refused)
 
 
 async def _keep(

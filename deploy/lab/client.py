@@ -101,12 +101,12 @@ async def up(
     return await status(name)
 
 
-async def down(name: str = "lab", *, tell: Tell = silent) -> None:
-    """Removes a lab in whatever state it is; no error when there is none."""
+async def down(name: str = "lab", *, tell: Tell = silent) -> bool:
+    """Removes a lab in whatever state it is; whether there was anything of one."""
     # Here, not above: it loads the netlink library, which the other commands do not wait for.
     from deploy.lab.teardown import remove_lab
 
-    await asyncio.to_thread(remove_lab, LabNames(name), tell=tell)
+    return await asyncio.to_thread(remove_lab, LabNames(name), tell=tell)
 
 
 async def status(name: str = "lab") -> LabStatus:

@@ -21,6 +21,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -35,6 +36,7 @@ from deploy.lab.errors import LabError, LabExistsError, MachineError, NotReadyEr
 from deploy.lab.kubelet import Kubelet
 from deploy.lab.manifests import Applier
 from deploy.lab.names import MARK, LabNames
+from deploy.lab.node_object import is_machine
 from deploy.lab.pods import PodView
 from deploy.lab.relay import Place, Relay, free_port
 from deploy.lab.sandbox import NodeContext
@@ -49,7 +51,7 @@ from deploy.lab.state import (
     write_private,
 )
 from deploy.lab.supervisor import Child, Supervisor
-from shared.kubernetes import Kubernetes, KubernetesError, connect
+from shared.kubernetes import NODES, Kubernetes, KubernetesError, connect
 
 log = logging.getLogger(__name__)
 
@@ -219,6 +221,9 @@ class Lab:
         self._save(kubeconfig=given or str(self.names.kubeconfig))
         self._api = await connect(kubeconfig=self.record.kubeconfig)
         parts.push_async_callback(self._api.close)
+        if given is not None:
+            nodes = [node.name for node in self.record.plan.nodes]
+            await check_cluster(self._api, kubeconfig=given, nodes=nodes)
 
     async def _start_children(self, tasks: asyncio.TaskGroup, parts: contextlib.AsyncExitStack) -> Supervisor:
         ports = self.record.ports
@@ -276,6 +281,21 @@ def check_machine() -> None:
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if missing:
         raise MachineError(f"these programs are not installed: {', '.join(missing)}; run ./stentor setup")
+
+
+async def check_cluster(api: Kubernetes, *, kubeconfig: str, nodes: Sequence[str]) -> None:
+    """Raises LabError when a given API server does not answer, or the lab's nodes are machines there."""
+    try:
+        listed = await api.request("GET", NODES.path())
+    except KubernetesError as error:
+        raise NotReadyError(f"the API server of {kubeconfig} cannot be used: {error}") from error
+    taken = [
+        item["metadata"]["name"]
+        for item in listed.get("items") or []
+        if item["metadata"]["name"] in nodes and is_machine(item)
+    ]
+    if taken:
+        raise LabError(f"the cluster of {kubeconfig} has machines of its own named {', '.join(taken)}")
 
 
 async def serve(options: LabOptions, *, progress: ProgressPipe) -> None:

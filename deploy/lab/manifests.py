@@ -23,6 +23,9 @@ MERGED = ("Pod", "Node")
 ALLOCATED = ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "healthCheckNodePort")
 """Fields of a Service's spec that the API server fills in and that may not be taken away again."""
 
+KEPT = ("finalizers", "ownerReferences")
+"""Fields of the metadata of what is there that stay when it is replaced."""
+
 CONFLICTS = 5
 
 
@@ -49,7 +52,7 @@ def read_manifest(text: str) -> list[Document]:
     try:
         loaded = list(yaml.safe_load_all(text))
     except yaml.YAMLError as error:
-        raise ManifestError(f"manifest is no YAML: {error}") from error
+        raise ManifestError(f"manifest is no YAML: {_first_words(error)}") from error
     found: list[Document] = []
     for number, content in enumerate(loaded, start=1):
         if content is None:
@@ -120,7 +123,7 @@ class Applier:
             return await self._api.request(
                 "PATCH", path, body=document.object, content_type="application/strategic-merge-patch+json"
             )
-        metadata = {**document.object["metadata"], "resourceVersion": _version(before)}
+        metadata = _with_others_notes(document.object["metadata"], before["metadata"])
         wanted = {**document.object, "metadata": metadata}
         if "status" in before:
             wanted["status"] = before["status"]
@@ -183,6 +186,27 @@ def _document(content: Any, *, number: int) -> Document:
         name=str(values["metadata.name"]),
         namespace=str(namespace or ""),
     )
+
+
+def _first_words(error: yaml.YAMLError) -> str:
+    """What is wrong and where, in one line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return str(error).partition("\n")[0]
+
+
+def _with_others_notes(wanted: Object, before: Object) -> Object:
+    """An object's metadata with what controllers and kubectl keep there, which no manifest takes away."""
+    theirs = {
+        key: value
+        for key, value in (before.get("annotations") or {}).items()
+        if key.partition("/")[0].endswith("kubernetes.io")
+    }
+    kept = {key: before[key] for key in KEPT if key in before}
+    annotations = {**theirs, **(wanted.get("annotations") or {})}
+    noted = {"annotations": annotations} if annotations else {}
+    return {**kept, **wanted, **noted, "resourceVersion": before["resourceVersion"]}
 
 
 def _with_allocations(wanted: Object, before: Object) -> Object:

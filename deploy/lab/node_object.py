@@ -13,6 +13,7 @@ USE_CILIUM = "azure.microsoft.com/use-cilium"
 """Annotation of nodes on which policy is to be enforced."""
 
 MAX_PODS = 110
+RUNTIME = "stentor-lab://1"
 
 
 def node_object(host: HostPlan, *, use_cilium: bool) -> dict[str, Any]:
@@ -75,7 +76,7 @@ def node_status(host: HostPlan, *, before: dict[str, Any]) -> dict[str, Any]:
         "nodeInfo": {
             "architecture": _architecture(),
             "bootID": "",
-            "containerRuntimeVersion": "stentor-lab://1",
+            "containerRuntimeVersion": RUNTIME,
             "kernelVersion": platform.release(),
             "kubeProxyVersion": "",
             "kubeletVersion": "v1.33.0-stentor-lab",
@@ -85,6 +86,12 @@ def node_status(host: HostPlan, *, before: dict[str, Any]) -> dict[str, Any]:
             "systemUUID": host.name,
         },
     }
+
+
+def is_machine(node: dict[str, Any]) -> bool:
+    """Whether the Node is run by another kubelet than a lab's."""
+    runtime = ((node.get("status") or {}).get("nodeInfo") or {}).get("containerRuntimeVersion")
+    return bool(runtime) and runtime != RUNTIME
 
 
 def _architecture() -> str:

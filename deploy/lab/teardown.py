@@ -17,8 +17,9 @@ from deploy.lab.names import STATE_ROOT, LabNames
 DAEMON_GRACE_SECONDS = 15.0
 
 
-def remove_lab(names: LabNames, *, tell: Callable[[str], None]) -> None:
-    """Removes all of the lab; ``tell`` hears each step. Blocks."""
+def remove_lab(names: LabNames, *, tell: Callable[[str], None]) -> bool:
+    """Removes all of the lab; ``tell`` hears each step. Returns whether there was anything of it. Blocks."""
+    was_there = names.state.exists() or bool(namespaces.names(names.prefix))
     _stop_daemon(names, tell=tell)
     _end_processes(names, tell=tell)
     found = namespaces.names(names.prefix)
@@ -31,6 +32,7 @@ def remove_lab(names: LabNames, *, tell: Callable[[str], None]) -> None:
     shutil.rmtree(names.state, ignore_errors=True)
     with contextlib.suppress(OSError):  # other labs are there
         STATE_ROOT.rmdir()
+    return was_there
 
 
 def _stop_daemon(names: LabNames, *, tell: Callable[[str], None]) -> None:

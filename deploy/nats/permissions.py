@@ -33,9 +33,6 @@ VIEW = "VIEW"
 READER = "reader"
 """The command line and any other tool that only looks."""
 
-OBSERVER = "observer"
-"""The observer service: reads like :data:`READER` and tells of itself."""
-
 OWNED: dict[str, tuple[Bucket, ...]] = {
     "identity": (
         Bucket.IDENTITIES,
@@ -43,6 +40,7 @@ OWNED: dict[str, tuple[Bucket, ...]] = {
         Bucket.IPCACHE,
         Bucket.ENDPOINTS,
         Bucket.NODES,
+        Bucket.SETTINGS,
     ),
     "policy": (Bucket.POLICY, Bucket.POLICY_STATUS),
     "lb": (Bucket.SERVICES,),
@@ -52,6 +50,9 @@ OWNED: dict[str, tuple[Bucket, ...]] = {
 KEPT: dict[str, tuple[Bucket, ...]] = {"identity": (Bucket.CLAIMS,), "policy": (Bucket.REALISED,)}
 """The buckets that a control service creates, but datapaths write, each below its own node's token."""
 
+CLEARED: dict[str, tuple[Bucket, ...]] = {"identity": (Bucket.CLAIMS, Bucket.REALISED)}
+"""The buckets in which a control service deletes what nodes have left that are no more."""
+
 DATAPATH_READS = (
     Bucket.IDENTITIES,
     Bucket.IPCACHE,
@@ -59,11 +60,10 @@ DATAPATH_READS = (
     Bucket.NODES,
     Bucket.POLICY,
     Bucket.SERVICES,
-    Bucket.CLAIMS,
 )
-"""Its own claims are among them, so by a consumer a datapath can have its own words sent to a subject in
-CONTROL. It can choose none that matters: the server delivers only where somebody subscribes to that very
-subject, without wildcards, which buckets do not; and the inboxes of control services cannot be guessed.
+"""None that any datapath writes: by a consumer a user can have what it may read sent to a subject in CONTROL.
+It can choose none that matters: the server delivers only where somebody subscribes to that very subject,
+without wildcards, which buckets do not; and the inboxes of control services cannot be guessed.
 """
 
 READER_READS = tuple(bucket for bucket in Bucket if bucket is not Bucket.ALLOCATIONS)
@@ -108,26 +108,22 @@ def datapath_user(node: str) -> str:
 
 def user_names(nodes: Iterable[str]) -> tuple[str, ...]:
     """All users of a cluster with these nodes."""
-    return (*OWNED, OBSERVER, READER, *(datapath_user(node) for node in nodes))
+    return (*OWNED, READER, *(datapath_user(node) for node in nodes))
 
 
 def accounts(*, cluster: str, nodes: Sequence[str]) -> tuple[Account, ...]:
     """All accounts of a cluster."""
     health, answers = health_subject(cluster=cluster), answers_subject(cluster=cluster, question="*")
     datapaths = tuple(_datapath_account(node, cluster=cluster) for node in nodes)
-    viewers = (
-        _reader(OBSERVER, cluster=cluster, publish=(f"stentor.{cluster}.event.{OBSERVER}.>",)),
-        _reader(READER, cluster=cluster),
-    )
+    reader = _reader(cluster=cluster)
     control_tells = (*(f"stentor.{cluster}.event.{service}.>" for service in OWNED), answers)
     view = Account(
         name=VIEW,
-        users=viewers,
-        asks=_reading(READER_READS, cluster=cluster),
+        users=(reader,),
+        asks=_viewing(cluster=cluster),
         tells=(health,),
         hears=(
-            *((CONTROL, subject) for subject in control_tells),
-            *((CONTROL, user.inbox) for user in viewers),
+            *((CONTROL, subject) for subject in (*control_tells, reader.inbox)),
             *((account.name, subject) for account in datapaths for subject in account.tells),
         ),
     )
@@ -163,9 +159,24 @@ def _reading(buckets: Iterable[Bucket], *, cluster: str) -> tuple[str, ...]:
     )
 
 
-def _imported_reading(buckets: Iterable[Bucket], *, cluster: str) -> tuple[str, ...]:
+def _viewing(*, cluster: str) -> tuple[str, ...]:
+    """Reading by any client: most name their consumers, look at them, and ask first what JetStream there is.
+
+    A consumer that bears a name may be a lasting one, which costs the server a little and others nothing.
+    """
+    return (
+        *_reading(READER_READS, cluster=cluster),
+        *(
+            f"{API}{call}"
+            for stream in (_stream(bucket, cluster=cluster) for bucket in READER_READS)
+            for call in (f"CONSUMER.CREATE.{stream}.>", f"CONSUMER.INFO.{stream}.*")
+        ),
+        f"{API}INFO",
+    )
+
+
+def _imported(subjects: Iterable[str]) -> tuple[str, ...]:
     """As where CONTROL's API is imported under another name; the usual name answers that there is none."""
-    subjects = _reading(buckets, cluster=cluster)
     return (
         *subjects,
         *(IMPORTED_API + subject.removeprefix(API) for subject in subjects if subject.startswith(API)),
@@ -176,7 +187,7 @@ def _keeping(buckets: Iterable[Bucket], *, cluster: str) -> tuple[str, ...]:
     return tuple(
         f"{API}{call}.{_stream(bucket, cluster=cluster)}"
         for bucket in buckets
-        for call in ("STREAM.CREATE", "STREAM.MSG.DELETE")
+        for call in ("STREAM.CREATE", "STREAM.UPDATE", "STREAM.MSG.DELETE")
     )
 
 
@@ -185,7 +196,7 @@ def _control_user(name: str, *, cluster: str) -> User:
     return User(
         name=name,
         publish=(
-            *(f"{_keys(bucket, cluster=cluster)}>" for bucket in owned),
+            *(f"{_keys(bucket, cluster=cluster)}>" for bucket in (*owned, *CLEARED.get(name, ()))),
             *_keeping((*owned, *KEPT.get(name, ())), cluster=cluster),
             *_reading(Bucket, cluster=cluster),
             f"stentor.{cluster}.event.{name}.>",
@@ -209,7 +220,7 @@ def _datapath_account(node: str, *, cluster: str) -> Account:
     health = health_subject(cluster=cluster)
     user = User(
         name=datapath_user(node),
-        publish=(*writes, *_imported_reading(DATAPATH_READS, cluster=cluster), *tells),
+        publish=(*writes, *_imported(_reading(DATAPATH_READS, cluster=cluster)), *tells),
         subscribe=(health,),
     )
     return Account(
@@ -221,14 +232,10 @@ def _datapath_account(node: str, *, cluster: str) -> Account:
     )
 
 
-def _reader(name: str, *, cluster: str, publish: tuple[str, ...] = ()) -> User:
+def _reader(*, cluster: str) -> User:
     return User(
-        name=name,
-        publish=(
-            *_imported_reading(READER_READS, cluster=cluster),
-            health_subject(cluster=cluster),
-            *publish,
-        ),
+        name=READER,
+        publish=(*_imported(_viewing(cluster=cluster)), health_subject(cluster=cluster)),
         subscribe=(
             f"stentor.{cluster}.flow.>",
             f"stentor.{cluster}.event.>",

@@ -34,6 +34,8 @@ class Committed(Generic[M]):
     def __init__(self) -> None:
         self.values: dict[str, M] = {}
         self.revision = 0
+        self.commit: M | None = None
+        """What the last commit says of itself."""
         self._staged: dict[str, M | None] = {}
         self._kept: set[str] = set()
         self._snapshot = False
@@ -79,6 +81,7 @@ class Committed(Generic[M]):
         for key in removed:
             del self.values[key]
         self.revision = self._last[1]
+        self.commit = self._staged[COMMIT_KEY]
         self._staged.clear()
         self._kept.clear()
         self._snapshot = False

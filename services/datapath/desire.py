@@ -3,14 +3,15 @@
 Nothing here touches the kernel: :class:`Desire` calls ``want`` of the mirrors, and somebody else applies.
 Two joins keep packets from meeting half a truth: an address is not entered with an identity whose peer
 class is not known yet (a pod with new labels keeps what it had, whoever is new at an address has nothing),
-and an endpoint does not become ready before its policy sets and its own address are known.
+nor outside the pods' addresses for which the commit's classes hold; and an endpoint does not become ready
+before its policy sets and its own address are known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from services.datapath.committed import Change, Committed
 from services.datapath.desired import set_rows
@@ -33,8 +34,8 @@ from shared.bus import Batch
 from shared.contract.base import M, Message
 from shared.contract.identity import EndpointRecord, IpEntry, NodeRecord
 from shared.contract.names import pod_key
-from shared.contract.policy import AddressClass, CidrClass, IdentityPolicy, PolicySet
-from shared.contract.reserved import Reserved
+from shared.contract.policy import AddressClass, CidrClass, Commit, IdentityPolicy, PolicySet
+from shared.contract.reserved import FIRST_ALLOCATED, Reserved
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Desire:
         }
         self._leaving: set[str] = set()
         self._address_classes: dict[str, AddressClass] = {}
+        self._pod_space: tuple[IPv4Network | IPv6Network, ...] | None = None
         self._withheld: dict[int, set[str]] = {}
 
     @property
@@ -152,12 +154,19 @@ class Desire:
             return
         override = self._address_classes.get(ip)
         known = f"identity.{entry.identity}" in self.policy.values
-        if not known or (override is not None and override.identity != entry.identity):
+        if override is None:
+            known = known and (entry.identity < FIRST_ALLOCATED or self._in_pod_space(ip))
+        elif override.identity != entry.identity:
+            known = False
+        if not known:
             self._withheld.setdefault(entry.identity, set()).add(ip)
             return
         self._release(ip, entry.identity)
         peer_class = int(override.peer_class, 16) if override is not None else 0
         self._want_identity(ip, entry.identity, peer_class=peer_class)
+
+    def _in_pod_space(self, ip: str) -> bool:
+        return self._pod_space is None or any(ip_address(ip) in network for network in self._pod_space)
 
     def _want_identity(self, ip: str, identity: int | None, *, peer_class: int = 0) -> None:
         value = None if identity is None else PEER.pack(peer_class, identity)
@@ -203,6 +212,7 @@ class Desire:
         self._want_sets(change)
         self._want_classes(change)
         self._want_address_classes(change)
+        self._want_pod_space()
         if first or any(
             isinstance(value, CidrClass) for value in (*change.put.values(), *change.removed.values())
         ):
@@ -237,6 +247,12 @@ class Desire:
                 del self.sets[set_id]
             else:
                 self._leaving.add(set_id)
+
+    def _want_pod_space(self) -> None:
+        space = self.policy.commit.pod_space if isinstance(self.policy.commit, Commit) else None
+        before, self._pod_space = self._pod_space, None if space is None else tuple(map(ip_network, space))
+        if self._pod_space != before:
+            self._want_addresses(tuple(self.ipcache))
 
     def _want_classes(self, change: Change[Message]) -> None:
         for value in change.removed.values():

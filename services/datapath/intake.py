@@ -67,7 +67,8 @@ def _event(raw: RawEvent, *, ingress: bool, asked: bool) -> KernelEvent:
     if raw.type == ring.EVENT_DROP:
         verdict = KernelVerdict.DROPPED
     else:
-        verdict = KernelVerdict.AUDIT if raw.flags & ring.AUDIT else KernelVerdict.FORWARDED
+        audits = raw.flags & (ring.AUDIT_INGRESS if ingress else ring.AUDIT_EGRESS)
+        verdict = KernelVerdict.AUDIT if audits else KernelVerdict.FORWARDED
     policy_set = raw.ingress_set if ingress else raw.egress_set
     named = asked and policy_set not in (SET_OPEN, SET_NOT_READY)
     return KernelEvent(

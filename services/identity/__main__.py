@@ -6,7 +6,7 @@ import argparse
 
 from services.identity.service import Options, open_service
 from shared.labels import add_label_arguments, label_filter
-from shared.service import Runtime, add_min_interval, positive_seconds, run_service
+from shared.service import Runtime, add_min_interval, add_verify_every, positive_seconds, run_service
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +24,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how long an identity without pods keeps its number (default: %(default)g)",
     )
     add_min_interval(parser, default=0.02)
+    add_verify_every(parser, default=300.0)
 
 
 async def _main(runtime: Runtime) -> None:
@@ -32,6 +33,7 @@ async def _main(runtime: Runtime) -> None:
         label_filter=label_filter(given),
         release_after=given.release_after,
         min_interval=given.min_interval,
+        verify=given.verify_every,
     )
     await (await open_service(runtime, options)).run()
 

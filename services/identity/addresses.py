@@ -1,7 +1,9 @@
 """Who holds an address when several say they do. Pure.
 
 A node's own addresses cannot be taken by a pod; among pods one that is not being deleted wins, then the
-newest. The outcome depends on the set of contenders alone, never on their order of arrival.
+newest. Of pods of different nodes, one for which nothing but its node's word speaks wins over none that is
+vouched for, and over a newer one of its like only: no node can take an address from another node's pod before
+that is gone. The outcome depends on the set of contenders alone, never on their order of arrival.
 """
 
 from __future__ import annotations
@@ -22,7 +24,28 @@ class NodeName(NamedTuple):
 
 
 Holder = PodName | NodeName
-Rank = tuple[int, str, str, str]
+
+
+class Rank(NamedTuple):
+    """What decides between contenders."""
+
+    node: str
+    is_node: bool
+    vouched: bool
+    """More than a claim of its node speaks for it: podCIDRs, or the API server's word."""
+    deleting: bool
+    age: tuple[str, str, str]
+    """Greater is newer."""
+
+    @property
+    def on_node(self) -> tuple[bool, bool, tuple[str, str, str]]:
+        """Greater wins over others of the same node."""
+        return (self.is_node, not self.deleting, self.age)
+
+    @property
+    def standing(self) -> tuple[bool, bool, bool]:
+        """Greater wins over those of other nodes."""
+        return (self.is_node, self.vouched, self.vouched and not self.deleting)
 
 
 def is_assignable(ip: str) -> bool:
@@ -31,14 +54,15 @@ def is_assignable(ip: str) -> bool:
     return not (address.is_unspecified or address.is_loopback or address.is_multicast)
 
 
-def pod_rank(pod: Pod) -> Rank:
-    """Greater wins."""
-    return (0 if pod.deleting else 1, pod.created, pod.uid, f"{pod.namespace}/{pod.name}")
+def pod_rank(pod: Pod, *, vouched: bool = True) -> Rank:
+    """A pod's."""
+    age = (pod.created, pod.uid, f"{pod.namespace}/{pod.name}")
+    return Rank(pod.node, is_node=False, vouched=vouched, deleting=pod.deleting, age=age)
 
 
 def node_rank(node: Node) -> Rank:
-    """Greater wins; above every pod's."""
-    return (2, node.created, node.name, "")
+    """A node's; above every pod's."""
+    return Rank(node.name, is_node=True, vouched=True, deleting=False, age=(node.created, node.name, ""))
 
 
 class AddressBook:
@@ -63,7 +87,15 @@ class AddressBook:
         contenders = self._contenders.get(ip)
         if not contenders:
             return None
-        return max(contenders, key=lambda holder: contenders[holder])
+        leaders: dict[str, tuple[Holder, Rank]] = {}
+        for holder, rank in contenders.items():
+            leader = leaders.get(rank.node)
+            if leader is None or rank.on_node > leader[1].on_node:
+                leaders[rank.node] = holder, rank
+        best = max(rank.standing for _, rank in leaders.values())
+        finalists = [leader for leader in leaders.values() if leader[1].standing == best]
+        chosen = max if finalists[0][1].vouched else min
+        return chosen(finalists, key=lambda leader: leader[1].age)[0]
 
     def contenders(self, ip: str) -> tuple[Holder, ...]:
         """All who say that it is theirs."""

@@ -1,11 +1,14 @@
 """Whether a datapath's claim to pod addresses is believed. Pure.
 
 A claim is a node's word, so it may speak only of pods that the API server bound to that node and of
-addresses that the node was given. What the API server has not told yet is waited for, never guessed.
+addresses that the node was given: those in its podCIDRs, or without any those that are neither in another
+node's nor a node's own (whether another pod has one, :mod:`services.identity.addresses` decides). What the
+API server has not told yet is waited for, never guessed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -39,8 +42,13 @@ class Judgement(NamedTuple):
 PENDING = Judgement(Standing.PENDING)
 
 
-def judge(claim: Claim, *, key: str, pod: Pod | None, node: Node | None) -> Judgement:
-    """The standing of the claim under ``key``; ``pod`` and ``node`` are those it names, None unknown."""
+def judge(
+    claim: Claim, *, key: str, pod: Pod | None, node: Node | None, nodes: Iterable[Node] = ()
+) -> Judgement:
+    """The standing of the claim under ``key``; ``pod`` and ``node`` are those it names, None unknown.
+
+    ``nodes`` are all there are.
+    """
     if key != pod_key(node=claim.node, namespace=claim.namespace, pod=claim.pod):
         # The key's first token is what the node's NATS permissions vouch for, so the content must agree.
         return _invalid(f"it lies under the key {key}, which is another pod's or node's")
@@ -65,6 +73,11 @@ def judge(claim: Claim, *, key: str, pod: Pod | None, node: Node | None) -> Judg
         if node.pod_cidrs and not any(address in cidr for cidr in node.pod_cidrs):
             cidrs = ", ".join(map(str, node.pod_cidrs))
             return _invalid(f"{address} is outside the podCIDRs of node {node.name} ({cidrs})")
+        for other in () if node.pod_cidrs else nodes:
+            if any(address in cidr for cidr in other.pod_cidrs):
+                return _invalid(f"{address} is in the podCIDRs of node {other.name}")
+            if str(address) in other.addresses:
+                return _invalid(f"{address} is an address of node {other.name}")
     return Judgement(Standing.VALID, tuple(dict.fromkeys(map(str, addresses))))
 
 

@@ -9,21 +9,21 @@ what was published for it stands unless it is another pod (other uid) by now.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from services.identity.addresses import AddressBook, Holder, NodeName, is_assignable, node_rank, pod_rank
 from services.identity.claims import Standing, judge
 from services.identity.labels import LabelSet, LabelsHash
-from services.identity.notices import Notices
 from services.identity.objects import Node, Pod, PodName
 from shared.contract.base import Identity, Message
-from shared.contract.identity import Claim, EndpointRecord, IpEntry, NodeRecord
-from shared.contract.names import Bucket, ip_key, pod_key, token
+from shared.contract.identity import Claim, EndpointRecord, IpEntry, LabelRules, NodeRecord
+from shared.contract.names import LABELS_KEY, Bucket, ip_key, pod_key, token
 from shared.contract.reserved import Reserved
+from shared.index import discard
 from shared.labels import LabelFilter
+from shared.runtime.notices import Notices
 
-K = TypeVar("K")
-V = TypeVar("V")
+REFUSED_ADDRESS = "address-refused"
 
 
 class Change(NamedTuple):
@@ -40,6 +40,8 @@ class _Part(NamedTuple):
     labels: LabelsHash
     identity: Identity
     ips: tuple[str, ...]
+    vouched: frozenset[str]
+    """Those of ``ips`` for which more than a claim speaks."""
 
     @property
     def key(self) -> str:
@@ -54,6 +56,7 @@ class DesiredState:
         self.ipcache: dict[str, Message] = {}
         self.endpoints: dict[str, Message] = {}
         self.nodes: dict[str, Message] = {}
+        self.settings: dict[str, Message] = {LABELS_KEY: LabelRules(excluded=label_filter.excluded)}
         self.waiting: dict[PodName, str] = {}
         """Pods without a part of their own yet, and what they wait for."""
         self.unnumbered: dict[LabelsHash, LabelSet] = {}
@@ -82,29 +85,13 @@ class DesiredState:
 
     # ---- inputs
 
-    def pod_names(self) -> frozenset[PodName]:
-        """Pods held."""
-        return frozenset(self._pods)
-
-    def namespace_names(self) -> frozenset[str]:
-        """Namespaces held."""
-        return frozenset(self._namespaces)
-
-    def node_names(self) -> frozenset[str]:
-        """Nodes held."""
-        return frozenset(self._node_objects)
-
-    def claim_keys(self) -> frozenset[str]:
-        """Claims held."""
-        return frozenset(self._claims)
-
     def set_pod(self, name: PodName, pod: Pod | None) -> None:
         """A pod is there, changed, or is gone (None)."""
         if pod == self._pods.get(name):
             return
         if pod is None:
             del self._pods[name]
-            _discard(self._pods_of_namespace, name.namespace, name)
+            discard(self._pods_of_namespace, name.namespace, name)
         else:
             self._pods[name] = pod
             self._pods_of_namespace[name.namespace].add(name)
@@ -147,10 +134,16 @@ class DesiredState:
                 labels=node.labels,
             )
         self._changed.add(Change(Bucket.NODES, key))
-        if (before.pod_cidrs if before else None) != (node.pod_cidrs if node else None):
-            for claim_key in self._claims_of_node.get(name, ()):
-                claim = self._claims[claim_key]
-                self._dirty_pods.add(PodName(claim.namespace, claim.pod))
+        if (before and (before.pod_cidrs, before.addresses)) != (node and (node.pod_cidrs, node.addresses)):
+            self._judge_again(name)
+
+    def _judge_again(self, node: str) -> None:
+        """The claims that a node's addresses and podCIDRs decide: its own, and those of nodes without any."""
+        for claimant, keys in self._claims_of_node.items():
+            known = self._node_objects.get(claimant)
+            if claimant == node or (known is not None and not known.pod_cidrs):
+                claims = (self._claims[key] for key in keys)
+                self._dirty_pods.update(PodName(claim.namespace, claim.pod) for claim in claims)
 
     def set_claim(self, key: str, claim: Claim | None) -> None:
         """A claim is there, changed, or is gone (None)."""
@@ -159,8 +152,8 @@ class DesiredState:
             return
         if before is not None:
             name = PodName(before.namespace, before.pod)
-            _discard(self._claims_of_pod, name, key)
-            _discard(self._claims_of_node, before.node, key)
+            discard(self._claims_of_pod, name, key)
+            discard(self._claims_of_node, before.node, key)
             self._dirty_pods.add(name)
             self._notices.clear("claim-invalid", about=key)
             del self._claims[key]
@@ -186,8 +179,9 @@ class DesiredState:
     # ---- outputs
 
     def of(self, bucket: Bucket) -> dict[str, Message]:
-        """The desired contents of one of the four published buckets."""
+        """The desired contents of one of the published buckets."""
         return {
+            Bucket.SETTINGS: self.settings,
             Bucket.IDENTITIES: self.identities,
             Bucket.IPCACHE: self.ipcache,
             Bucket.ENDPOINTS: self.endpoints,
@@ -226,6 +220,7 @@ class DesiredState:
         pod = self._pods.get(name)
         claimed = self._claimed_ips(name, pod)
         if pod is None or not pod.has_endpoint:
+            self._notices.clear(REFUSED_ADDRESS, about=str(name))
             self._wait(name, None)
             self._want(name, None)
             self._replace_part(name, None)
@@ -249,14 +244,19 @@ class DesiredState:
             self._wait(name, "its identity has no number")
             return
         self._wait(name, None)
-        self._replace_part(name, _Part(pod, labels, identity, claimed or self._usable(pod)))
+        usable = self._usable(pod)
+        node = self._node_objects.get(pod.node)
+        vouched = claimed if node is not None and node.pod_cidrs else ()
+        ips = claimed or usable
+        self._replace_part(name, _Part(pod, labels, identity, ips, frozenset((*vouched, *usable))))
 
     def _claimed_ips(self, name: PodName, pod: Pod | None) -> tuple[str, ...]:
         """Addresses of the pod's valid claim; it outranks ``status.podIPs``, which come later."""
         ips: tuple[str, ...] = ()
         for key in sorted(self._claims_of_pod.get(name, ())):
             claim = self._claims[key]
-            judgement = judge(claim, key=key, pod=pod, node=self._node_objects.get(claim.node))
+            node, nodes = self._node_objects.get(claim.node), self._node_objects.values()
+            judgement = judge(claim, key=key, pod=pod, node=node, nodes=nodes)
             if judgement.standing is Standing.INVALID:
                 reason = f"claim ignored: {judgement.reason}"
                 self._notices.report("claim-invalid", about=key, object=str(name), message=reason)
@@ -268,13 +268,13 @@ class DesiredState:
 
     def _usable(self, pod: Pod) -> tuple[str, ...]:
         usable = tuple(ip for ip in pod.ips if is_assignable(ip))
-        about = f"{pod.namespace}/{pod.name}"
+        about = str(pod.key)
         if usable != pod.ips:
             refused = ", ".join(ip for ip in pod.ips if ip not in usable)
             message = f"status.podIPs: {refused} ignored, no address a pod can have"
-            self._notices.report("address-refused", about=about, object=str(pod.key), message=message)
+            self._notices.report(REFUSED_ADDRESS, about=about, object=about, message=message)
         else:
-            self._notices.clear("address-refused", about=about)
+            self._notices.clear(REFUSED_ADDRESS, about=about)
         return usable
 
     def _wait(self, name: PodName, reason: str | None) -> None:
@@ -305,7 +305,7 @@ class DesiredState:
         part = self._parts.get(name)
         if self._wish.get(name) == labels or (part is not None and part.labels == labels):
             return
-        _discard(self._pods_of_labels, labels, name)
+        discard(self._pods_of_labels, labels, name)
         if not self.in_use(labels):
             self._settle_identity(labels)
 
@@ -314,7 +314,8 @@ class DesiredState:
         if part is not None:
             self._parts[name] = part
             for ip in part.ips:
-                self._addresses.contend(ip, holder=name, rank=pod_rank(part.pod))
+                rank = pod_rank(part.pod, vouched=ip in part.vouched)
+                self._addresses.contend(ip, holder=name, rank=rank)
                 self._dirty_ips.add(ip)
         if before is not None:
             for ip in set(before.ips) - set(part.ips if part else ()):
@@ -397,12 +398,3 @@ class DesiredState:
             key = str(identity)
             self.identities[key] = self._label_sets[labels].record(identity, cluster=self._cluster)
             self._changed.add(Change(Bucket.IDENTITIES, key))
-
-
-def _discard(index: dict[K, set[V]], key: K, value: V) -> None:
-    """Takes ``value`` from the set at ``key``, and the set when it was the last."""
-    values = index.get(key)
-    if values is not None:
-        values.discard(value)
-        if not values:
-            del index[key]

@@ -10,10 +10,10 @@ from services.identity.desired import DesiredState
 from services.identity.errors import IdentityError
 from services.identity.labels import LabelSet, LabelsHash, label_set_of
 from services.identity.ledger import NumberHold
-from services.identity.notices import Notices
 from shared.bus import Batch, BusError, Mirror
 from shared.contract.base import ContractError, Identity, Message
 from shared.contract.identity import IdentityRecord
+from shared.runtime.notices import Notices
 
 _AT_ONCE = 64
 NOT_ALLOCATED = "identity-not-allocated"
@@ -40,7 +40,7 @@ class Numbering:
         self._published: dict[LabelsHash, Identity] | None = None
         """Numbers of the published records, read when the ledger was read anew."""
         self.refused: set[LabelsHash] = set()
-        """Label sets that got no number at the last attempt."""
+        """Label sets that got no number at the last attempt and need one still."""
 
     def absorb(self, batch: Batch[Message]) -> bool:
         """Take a batch of the followed ledger; True when a number in use may have been lost by it."""
@@ -78,6 +78,9 @@ class Numbering:
             if labels in used and self._is_doubtful(labels):
                 wanted[labels] = used[labels]
         self._doubtful.clear()
+        for labels in self.refused - wanted.keys():
+            self._notices.clear(NOT_ALLOCATED, about=labels)
+        self.refused.clear()
         missing = {}
         for labels, label_set in wanted.items():
             known = self._allocator.known(labels)
@@ -103,6 +106,7 @@ class Numbering:
                 self._doubtful.add(labels)
             except (IdentityError, ContractError) as error:
                 self.refused.add(labels)
+                self._doubtful.add(labels)
                 self._notices.report(
                     NOT_ALLOCATED, about=labels, object=label_set.describe(), message=f"no identity: {error}"
                 )
@@ -116,7 +120,6 @@ class Numbering:
             raise failures[0]
 
     def _accept(self, labels: LabelsHash, identity: Identity) -> None:
-        self.refused.discard(labels)
         self._notices.clear(NOT_ALLOCATED, about=labels)
         self._desired.set_number(labels, identity)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.identity import metrics
-from services.identity.notices import Notices
+from shared.runtime.notices import Notices
 
 THRESHOLDS = (50, 80)
 """Percent of all numbers."""

@@ -1,8 +1,9 @@
-"""Brings the buckets ``identities``, ``nodes``, ``endpoints`` and ``ipcache`` to the desired state.
+"""Brings the buckets of :data:`PUBLISHED` to the desired state.
 
-Only keys whose published value differs are written. Order: identity records, then everything that refers to
-them, then deletions; identity records are never deleted here but when their number is released. Keys whose
-write failed stay pending, so a flush may be repeated until it succeeds.
+Only keys whose published value differs are written. Order: settings, identity records, then what refers to
+them, nodes, then deletions; identity records are never deleted here but when their number is released. So who
+finds a node finds all that was known when this service first published. Keys whose write failed stay pending,
+so a flush may be repeated until it succeeds; records that NATS does not take stay as they are published.
 """
 
 from __future__ import annotations
@@ -16,9 +17,15 @@ from services.identity.desired import Change, DesiredState
 from shared.bus import BucketStore, Mirror
 from shared.contract.base import Message
 from shared.contract.names import Bucket
+from shared.runtime.upkeep import Room
 
-PUBLISHED = (Bucket.IDENTITIES, Bucket.NODES, Bucket.ENDPOINTS, Bucket.IPCACHE)
-_REFERRING = PUBLISHED[1:]
+PUBLISHED = (Bucket.SETTINGS, Bucket.IDENTITIES, Bucket.ENDPOINTS, Bucket.IPCACHE, Bucket.NODES)
+_PUT_TOGETHER = (
+    (Bucket.SETTINGS,),
+    (Bucket.IDENTITIES,),
+    (Bucket.ENDPOINTS, Bucket.IPCACHE),
+    (Bucket.NODES,),
+)
 _CHUNK = 1000
 
 
@@ -31,10 +38,12 @@ class Publication:
         *,
         stores: Mapping[Bucket, BucketStore[Message]],
         mirrors: Mapping[Bucket, Mirror[Message]],
+        rooms: Mapping[Bucket, Room],
     ) -> None:
         self._desired = desired
         self._stores = stores
         self._mirrors = mirrors
+        self._rooms = rooms
         self._pending: dict[Bucket, set[str]] = {bucket: set() for bucket in PUBLISHED}
 
     @property
@@ -53,13 +62,14 @@ class Publication:
 
     async def flush(self) -> None:
         """Write all differences; raises a BusError (possibly in a group), and the rest stays pending."""
-        await self._put(Bucket.IDENTITIES)
+        for together in _PUT_TOGETHER:
+            async with asyncio.TaskGroup() as tasks:
+                for bucket in together:
+                    tasks.create_task(self._put(bucket), name=f"put {bucket}")
         async with asyncio.TaskGroup() as tasks:
-            for bucket in _REFERRING:
-                tasks.create_task(self._put(bucket), name=f"put {bucket}")
-        async with asyncio.TaskGroup() as tasks:
-            for bucket in _REFERRING:
-                tasks.create_task(self._delete(bucket), name=f"delete {bucket}")
+            for bucket in PUBLISHED:
+                if bucket is not Bucket.IDENTITIES:
+                    tasks.create_task(self._delete(bucket), name=f"delete {bucket}")
 
     async def _put(self, bucket: Bucket) -> None:
         desired, mirror = self._desired.of(bucket), self._mirrors[bucket]
@@ -78,9 +88,10 @@ class Publication:
 
     async def _write(self, bucket: Bucket, keys: list[str]) -> None:
         desired, mirror, pending = self._desired.of(bucket), self._mirrors[bucket], self._pending[bucket]
-        remaining = iter(keys)
+        room, remaining = self._rooms[bucket], iter(keys)
+        room.only(desired)
         while chunk := list(islice(remaining, _CHUNK)):
-            items = [(key, desired.get(key)) for key in chunk]
+            items = [(key, value) for key in chunk if room.fits(key, value := desired.get(key))]
             # Taken out first: a key that changes during the write is pending again afterwards.
             pending.difference_update(chunk)
             try:

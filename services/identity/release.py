@@ -2,7 +2,8 @@
 
 Being unused is noted in the ledger with the wall-clock time, so restarts do not begin the grace time anew.
 A number goes in this order: the label set's allocation, the identity record, the hold; nobody else can get
-the number before the last step. Nothing is released that any published endpoint or address still has.
+the number before the last step. Nothing is released that any published endpoint or address still has, and the
+hold stays until the policy service has taken away what it says of the number, which it does without a record.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from services.identity.allocation import IdentityAllocator
 from services.identity.desired import DesiredState
 from services.identity.labels import LabelsHash
 from services.identity.ledger import LabelsAllocation, NumberHold, labels_key, number_key
+from services.identity.named import NamedNumbers
 from shared.bus import BucketStore, Entry, Mirror, RevisionConflict
 from shared.contract.base import Identity, Message
 from shared.contract.identity import EndpointRecord, IpEntry
@@ -35,6 +37,7 @@ class NumberRelease:
         ledger: Mirror[Message],
         mirrors: Mapping[Bucket, Mirror[Message]],
         identities: BucketStore[Message],
+        named: NamedNumbers,
         release_after: timedelta,
         orphaned_after: timedelta,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -44,6 +47,7 @@ class NumberRelease:
         self._ledger = ledger
         self._mirrors = mirrors
         self._identities = identities
+        self._named = named
         self._release_after = release_after
         self._orphaned_after = orphaned_after
         self._now = now
@@ -90,10 +94,15 @@ class NumberRelease:
             await self._free(allocation.id, hold, busy)
 
     async def _free(self, identity: Identity, hold: Entry[Message], busy: set[Identity]) -> None:
-        """Remove the identity record, then the hold; the allocation is gone already."""
+        """Remove the identity record, then the hold; the allocation is gone already.
+
+        A hold that has to stay is an orphan from then on, and comes up again.
+        """
         if identity in busy or str(identity) in self._desired.identities:
             return
         await self._delete_record(str(identity))
+        if identity in self._named:
+            return
         await self._allocator.remove(hold)
         metrics.RELEASED.inc()
         log.info("identity %d is free again", identity)

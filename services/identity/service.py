@@ -3,41 +3,48 @@
 Nothing is published before every input and every own bucket was read completely, so a restart publishes only
 differences and never deletes for want of knowledge. The first event is taken up at once; under load
 publications start at most every ``min_interval``. A key that somebody else changed is compared again after a
-short while, so that a replica that is a little behind is not fought; all keys are compared once a minute.
+short while, so that a replica that is a little behind is not fought, and all keys now and then. While the API
+server is not heard, others may know more: neither happens then, but that an empty bucket is filled.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from services.identity import metrics
 from services.identity.allocation import IdentityAllocator
+from services.identity.departed import clear_departed
 from services.identity.desired import Change, DesiredState
-from services.identity.inputs import REFUSED, Inputs
+from services.identity.inputs import Inputs
 from services.identity.ledger import open_ledger
-from services.identity.notices import Notices
+from services.identity.named import NamedNumbers
 from services.identity.numbering import Numbering, is_taken, numbers_held
 from services.identity.occupancy import Occupancy
 from services.identity.publication import PUBLISHED, Publication
 from services.identity.release import NumberRelease
 from shared.bus import Batch, BucketStore, BusError, Mirror, keep_compact, patiently
 from shared.contract.base import Message
-from shared.contract.identity import Claim, EndpointRecord, IdentityRecord, IpEntry, NodeRecord
+from shared.contract.identity import Claim, EndpointRecord, IdentityRecord, IpEntry, LabelRules, NodeRecord
 from shared.contract.names import Bucket
+from shared.contract.policy import POLICY_TYPES
 from shared.kubernetes import NAMESPACES, NODES, PODS
 from shared.labels import LabelFilter
-from shared.reconcile import Reconciler
+from shared.reconcile import PutOff, Reconciler
+from shared.runtime.intake import REFUSED
+from shared.runtime.notices import Notices
 from shared.runtime.sources import Sources
+from shared.runtime.upkeep import Room, Upkeep, read_if_unlike
 from shared.service import Runtime
 
 log = logging.getLogger(__name__)
 
 _RECORDS: dict[Bucket, type[Message]] = {
+    Bucket.SETTINGS: LabelRules,
     Bucket.IDENTITIES: IdentityRecord,
     Bucket.NODES: NodeRecord,
     Bucket.ENDPOINTS: EndpointRecord,
@@ -46,7 +53,6 @@ _RECORDS: dict[Bucket, type[Message]] = {
 _PART = "publication"
 _REPAIR_SECONDS = 1.0
 _RETRY_SECONDS = 1.0
-_COMPARE_ALL_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +62,8 @@ class Options:
     label_filter: LabelFilter
     release_after: float
     min_interval: float
+    verify: float
+    """Between comparisons of whole buckets with what was published."""
 
     @property
     def sweep_seconds(self) -> float:
@@ -74,12 +82,14 @@ class IdentityService:
         ledger: BucketStore[Message],
         claims: BucketStore[Claim],
         stores: dict[Bucket, BucketStore[Message]],
+        policy: BucketStore[Message],
     ) -> None:
         self._runtime = runtime
         self._options = options
         self._ledger = ledger
         self._claims = claims
         self._stores = stores
+        self._policy = policy
         self._notices = Notices()
         self._desired = DesiredState(
             cluster=runtime.bus.cluster,
@@ -103,13 +113,16 @@ class IdentityService:
             identities=identities,
             notices=self._notices,
         )
-        self._publication = Publication(self._desired, stores=stores, mirrors=self._mirrors)
+        rooms = {bucket: Room(runtime.bus, self._notices) for bucket in PUBLISHED}
+        self._publication = Publication(self._desired, stores=stores, mirrors=self._mirrors, rooms=rooms)
+        self._named = NamedNumbers()
         self._release = NumberRelease(
             self._desired,
             allocator,
             ledger=self._ledger_mirror,
             mirrors=self._mirrors,
             identities=stores[Bucket.IDENTITIES],
+            named=self._named,
             release_after=timedelta(seconds=options.release_after),
             orphaned_after=timedelta(seconds=min(60.0, options.release_after)),
         )
@@ -117,56 +130,76 @@ class IdentityService:
             "publish identities",
             self._publish,
             interval=options.min_interval,
-            resync=_COMPARE_ALL_SECONDS,
+            resync=options.verify,
             retry=(0.1, 2.0),
             on_result=self._on_result,
         )
         self._sources = Sources(runtime, on_change=self._reconciler.trigger)
+        self._foreign: PutOff[Change] = PutOff(self._reconciler, seconds=_REPAIR_SECONDS)
+        self._upkeep = Upkeep(every=options.verify)
+        self._comparing_all = False
+        self._begun = False
+        """All was current once, and is compared."""
         self._published = False
-        self._compared_all = 0.0
 
     async def run(self) -> None:
         """Until cancelled."""
         self._runtime.health.set_not_ready(_PART, "nothing published yet")
         kubernetes, sources, inputs = await self._runtime.kubernetes(), self._sources, self._inputs
-        sources.watch(kubernetes, NAMESPACES, inputs.namespaces)
-        sources.watch(kubernetes, NODES, inputs.nodes)
-        sources.watch(kubernetes, PODS, inputs.pods)
+        sources.watch(kubernetes, NAMESPACES, inputs.namespaces.take)
+        sources.watch(kubernetes, NODES, inputs.nodes.take)
+        sources.watch(kubernetes, PODS, inputs.pods.take)
         # The claims of a lost bucket come again from every datapath, each when it notices.
-        sources.follow(Bucket.CLAIMS, patiently(self._claims.follow()), inputs.claims)
+        sources.follow(Bucket.CLAIMS, patiently(self._claims.follow()), inputs.take_claims)
         sources.follow(Bucket.ALLOCATIONS, self._ledger.follow(), self._numbering.absorb)
         for bucket in PUBLISHED:
             sources.follow(bucket, self._stores[bucket].follow(), self._own_reader(bucket))
+        self._runtime.start("read policy", self._named.follow(self._policy))
         self._runtime.start("release numbers", self._sweep())
+        self._runtime.start("clear departed", clear_departed(self._runtime.bus, nodes=self._heard_nodes))
         kept: tuple[BucketStore[Any], ...] = (*self._stores.values(), self._ledger, self._claims)
         self._runtime.start("compact buckets", keep_compact(kept))
         await self._reconciler.run()
 
     # ---- inputs
 
+    def _heard_nodes(self) -> Set[str] | None:
+        return self._desired.nodes.keys() if self._sources.current else None
+
     def _own_reader(self, bucket: Bucket) -> Callable[[Batch[Message]], None]:
         def take(batch: Batch[Message]) -> None:
             mirror, desired = self._mirrors[bucket], self._desired.of(bucket)
             touched = mirror.absorb(batch)
             differing = {Change(bucket, key) for key in touched if desired.get(key) != mirror.get(key)}
-            if batch.snapshot:
+            if batch.snapshot and (self._sources.current or not mirror.live_keys()):
                 self._publication.note(differing)
-            elif differing and self._published:
-                self._later(_REPAIR_SECONDS, lambda: self._publication.note(differing))
+            elif self._published and self._sources.current:
+                self._foreign.put_off(differing)
 
         return take
 
-    def _later(self, seconds: float, work: Callable[[], Any]) -> None:
-        def do() -> None:
-            work()
-            self._reconciler.trigger()
-
-        asyncio.get_running_loop().call_later(seconds, do)
+    async def _read_again(self) -> None:
+        """Learn of what vanished without a word."""
+        for bucket in PUBLISHED:
+            if batch := await read_if_unlike(self._stores[bucket], self._mirrors[bucket]):
+                self._own_reader(bucket)(batch)
+        if batch := await read_if_unlike(self._ledger, self._ledger_mirror):
+            self._numbering.absorb(batch)
 
     # ---- publication
 
     async def _publish(self) -> None:
         if not self._sources.complete:
+            return
+        current, foreign = self._sources.current, self._foreign.take()
+        if current:
+            self._publication.note(foreign)
+        if self._upkeep.due(current=current):
+            self._comparing_all = True
+            if self._begun:
+                await self._read_again()
+            self._begun = True
+        if not self._begun:
             return
         with metrics.PUBLISH_SECONDS.time():
             self._publication.note(self._desired.settle())
@@ -175,9 +208,8 @@ class IdentityService:
                 await self._publication.flush()
             await self._numbering.complete()
             self._publication.note(self._desired.settle())
-            now = asyncio.get_running_loop().time()
-            if not self._published or now - self._compared_all > _COMPARE_ALL_SECONDS * 0.8:
-                self._compared_all = now
+            if self._comparing_all:
+                self._comparing_all = False
                 for bucket in PUBLISHED:
                     self._publication.note_all(bucket)
             await self._publication.flush()
@@ -185,10 +217,9 @@ class IdentityService:
             self._published = True
             log.info("published %s", self._counts())
         if self._numbering.refused:
-            self._later(_RETRY_SECONDS, lambda: None)
+            self._reconciler.trigger_at(asyncio.get_running_loop().time() + _RETRY_SECONDS)
         self._measure()
-        for notice in self._notices.drain():
-            await self._runtime.event(kind=notice.kind, object=notice.object, message=notice.message)
+        await self._notices.tell(self._runtime)
 
     def _on_result(self, error: Exception | None) -> None:
         if error is not None:
@@ -212,7 +243,7 @@ class IdentityService:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(self._options.sweep_seconds)
-            if not self._published or not self._publication.idle:
+            if not (self._published and self._publication.idle and self._sources.current):
                 continue
             try:
                 await self._release.sweep()
@@ -229,4 +260,6 @@ async def open_service(runtime: Runtime, options: Options) -> IdentityService:
     for bucket, record in _RECORDS.items():
         stores[bucket] = await bus.bucket(bucket, as_type=record, create=True)
     claims = await bus.bucket(Bucket.CLAIMS, as_type=Claim, create=True)
-    return IdentityService(runtime, options, ledger=await open_ledger(bus), claims=claims, stores=stores)
+    policy: BucketStore[Message] = await bus.bucket(Bucket.POLICY, as_type=POLICY_TYPES)
+    ledger = await open_ledger(bus)
+    return IdentityService(runtime, options, ledger=ledger, claims=claims, stores=stores, policy=policy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from services.lb.service import Options, open_service
-from shared.service import Runtime, add_min_interval, run_service
+from shared.service import Runtime, add_min_interval, add_verify_every, run_service
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,10 +14,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "the Kubernetes API. Any number of replicas may run."
     )
     add_min_interval(parser, default=0.05)
+    add_verify_every(parser, default=60.0)
 
 
 async def _main(runtime: Runtime) -> None:
-    options = Options(min_interval=runtime.settings.arguments.min_interval)
+    given = runtime.settings.arguments
+    options = Options(min_interval=given.min_interval, verify=given.verify_every)
     await (await open_service(runtime, options)).run()
 
 

@@ -2,7 +2,7 @@
 
 An event touches one Service: :meth:`DesiredServices.settle` recomputes the records of exactly those. The
 records depend on the objects held, not on their order. An object that was refused keeps its last good
-version; a Service that was never readable keeps whatever is published for it.
+version; a Service that was never readable, itself or one of its slices, keeps whatever is published for it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import msgspec
 from services.lb.objects import EndpointSlice, FrontendPort, ObjectName, Service, SlicePortName
 from shared.contract.names import service_key
 from shared.contract.service import Backend, ServicePort, ServiceRecord
+from shared.index import discard
 
 
 class DesiredServices:
@@ -22,55 +23,68 @@ class DesiredServices:
 
     def __init__(self) -> None:
         self.records: dict[str, ServiceRecord] = {}
-        self.unreadable: set[str] = set()
-        """Keys of Services that were refused and have no last good version: what is published stands."""
         self.backend_count = 0
         """Backends of all ports of all records."""
         self._services: dict[ObjectName, Service | None] = {}
         self._slices: dict[ObjectName, EndpointSlice] = {}
         self._slices_of: defaultdict[ObjectName, set[ObjectName]] = defaultdict(set)
+        self._unread_services: set[ObjectName] = set()
+        self._unread_slices: dict[ObjectName, ObjectName] = {}
+        """Slices that were refused and have no last good version, with the Services that own them."""
+        self._unread_slices_of: defaultdict[ObjectName, set[ObjectName]] = defaultdict(set)
         self._dirty: set[ObjectName] = set()
 
-    def service_names(self) -> set[ObjectName]:
-        """Services held, those without frontends and refused ones included."""
-        return set(self._services)
-
-    def slice_names(self) -> set[ObjectName]:
-        """Slices held."""
-        return set(self._slices)
+    @property
+    def unreadable(self) -> set[str]:
+        """Keys of Services of which something was refused that has no last good version: what is published
+        stands."""
+        owners = self._unread_slices_of.keys() & self._services.keys()
+        return {_key(name) for name in self._unread_services | owners}
 
     def set_service(self, name: ObjectName, service: Service | None) -> None:
         """A Service is there or changed; None when it has no frontends here."""
         self._services[name] = service
-        self.unreadable.discard(_key(name))
+        self._unread_services.discard(name)
         self._dirty.add(name)
 
     def refuse_service(self, name: ObjectName) -> None:
         """A Service is there but cannot be read."""
         if name not in self._services:
             self._services[name] = None
-            self.unreadable.add(_key(name))
+            self._unread_services.add(name)
 
     def remove_service(self, name: ObjectName) -> None:
         """A Service is gone."""
         self._services.pop(name, None)
-        self.unreadable.discard(_key(name))
+        self._unread_services.discard(name)
         self._dirty.add(name)
 
     def set_slice(self, name: ObjectName, endpoint_slice: EndpointSlice | None) -> None:
         """A slice is there, changed, or is gone (None)."""
+        self._read(name)
         before = self._slices.pop(name, None)
         for known in (before, endpoint_slice):
             if known is not None and known.service is not None:
                 self._dirty.add(known.service)
         if before is not None and before.service is not None:
-            self._slices_of[before.service].discard(name)
-            if not self._slices_of[before.service]:
-                del self._slices_of[before.service]
+            discard(self._slices_of, before.service, name)
         if endpoint_slice is not None:
             self._slices[name] = endpoint_slice
             if endpoint_slice.service is not None:
                 self._slices_of[endpoint_slice.service].add(name)
+
+    def refuse_slice(self, name: ObjectName, *, service: ObjectName | None) -> None:
+        """A slice is there, and says whose it is, but cannot be read."""
+        self._read(name)
+        if name not in self._slices and service is not None:
+            self._unread_slices[name] = service
+            self._unread_slices_of[service].add(name)
+
+    def _read(self, name: ObjectName) -> None:
+        owner = self._unread_slices.pop(name, None)
+        if owner is not None:
+            discard(self._unread_slices_of, owner, name)
+            self._dirty.add(owner)
 
     def settle(self) -> set[str]:
         """Recompute what was touched; returns the keys of records that may differ from before."""

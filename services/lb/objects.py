@@ -137,6 +137,10 @@ class _SlicePort(KubernetesStruct, frozen=True, kw_only=True):
     port: Port | None = None
 
 
+class _Labelled(KubernetesStruct, frozen=True, kw_only=True):
+    metadata: _Metadata
+
+
 class _EndpointSlice(KubernetesStruct, frozen=True, kw_only=True):
     metadata: _Metadata
     address_type: _AddressType
@@ -289,6 +293,16 @@ def read_slice(data: Mapping[str, Any], *, namespace: str, name: str) -> Endpoin
     return read_object(
         data, as_type=_EndpointSlice, make=make, kind="EndpointSlice", namespace=namespace, name=name
     )
+
+
+def owner_of_slice(data: Mapping[str, Any], *, namespace: str) -> ObjectName | None:
+    """The Service of a slice that cannot be read otherwise, None when even that cannot."""
+    try:
+        labels = msgspec.convert(data, type=_Labelled).metadata.labels or {}
+    except msgspec.ValidationError:
+        return None
+    owner = labels.get(SERVICE_NAME_LABEL)
+    return ObjectName(namespace, owner) if owner else None
 
 
 def _backends(raw: _EndpointSlice, port: int) -> tuple[Backend, ...]:

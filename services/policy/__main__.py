@@ -7,7 +7,7 @@ import argparse
 from services.policy.retirement import Patience
 from services.policy.service import Options, open_service
 from shared.labels import add_label_arguments, label_filter
-from shared.service import Runtime, add_min_interval, positive_seconds, run_service
+from shared.service import Runtime, add_min_interval, add_verify_every, positive_seconds, run_service
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,13 +24,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how long a node that does not answer holds up cleaning (default: %(default)g)",
     )
     add_min_interval(parser, default=0.02)
-    parser.add_argument(
-        "--verify-every",
-        type=positive_seconds,
-        default=60.0,
-        metavar="SECONDS",
-        help="how often the whole bucket is compared with what was published (default: %(default)g)",
-    )
+    add_verify_every(parser, default=60.0)
 
 
 async def _main(runtime: Runtime) -> None:

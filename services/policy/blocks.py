@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import NamedTuple, Self
 
 from services.policy.errors import HashCollision
 from services.policy.ids import RESERVED_IDS, Element, Signature
 from services.policy.model import BlockSelector, BlockTerm
+from shared.index import discard
 
 BITS = {4: 32, 6: 128}
 
@@ -38,6 +39,11 @@ class Prefix(NamedTuple):
         """From an address."""
         address = ip_address(ip)
         return cls(address.version, address.max_prefixlen, int(address))
+
+    @property
+    def text(self) -> str:
+        """Such as ``10.0.0.0/8``."""
+        return str((IPv4Network if self.version == 4 else IPv6Network)((self.network, self.length)))
 
     def shortened(self, length: int) -> Prefix:
         """The prefix of ``length`` bits around this one."""
@@ -83,16 +89,19 @@ class Blocks:
     def __len__(self) -> int:
         return len(self._in_force)
 
+    def check(self, selector: BlockSelector) -> None:
+        """Raise HashCollision if the block cannot be held."""
+        known = self._in_force.get(selector.id)
+        if selector.id in RESERVED_IDS or (known is not None and known.term != selector.term):
+            raise HashCollision(what="peer selector", id=selector.id, elements=(selector.id,))
+
     def acquire(self, selector: BlockSelector) -> bool:
         """Hold a block; True when it was not in force before."""
+        self.check(selector)
         known = self._in_force.get(selector.id)
         if known is not None:
-            if known.term != selector.term:
-                raise HashCollision(what="peer selector", id=selector.id)
             known.holders += 1
             return False
-        if selector.id in RESERVED_IDS:
-            raise HashCollision(what="peer selector", id=selector.id)
         cidr = Prefix.of_cidr(selector.term.cidr)
         excepts = tuple(Prefix.of_cidr(item) for item in selector.term.excepts)
         self._in_force[selector.id] = _InForce(selector.term, cidr, excepts)
@@ -111,9 +120,9 @@ class Blocks:
         if known.holders:
             return False
         del self._in_force[selector.id]
-        _discard(self._includes, known.cidr, selector.id)
+        discard(self._includes, known.cidr, selector.id)
         for prefix in known.excepts:
-            _discard(self._excludes, prefix, selector.id)
+            discard(self._excludes, prefix, selector.id)
         for prefix in (known.cidr, *known.excepts):
             if prefix not in self._includes and prefix not in self._excludes:
                 self._texts.pop(prefix, None)
@@ -151,10 +160,3 @@ class Blocks:
         for prefix in self._texts:
             lengths[prefix.version].add(prefix.length)
         self._lengths = {version: tuple(sorted(found)) for version, found in lengths.items()}
-
-
-def _discard(postings: dict[Prefix, set[Element]], prefix: Prefix, id: Element) -> None:
-    posting = postings[prefix]
-    posting.discard(id)
-    if not posting:
-        del postings[prefix]

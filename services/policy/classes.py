@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from services.policy.errors import HashCollision
-from services.policy.ids import RESERVED_IDS, Element, Signature, class_id
+from services.policy.ids import NO_SELECTOR, RESERVED_IDS, Element, Signature, class_id
 from shared.contract.base import ClassId
+from shared.index import discard
 
 
 class ClassTable:
@@ -31,8 +32,8 @@ class ClassTable:
         if id is None:
             id = class_id(signature)
             known = self._signatures.get(id)
-            if id in RESERVED_IDS or (known is not None and known != signature):
-                raise HashCollision(what="peer class", id=id)
+            if id in RESERVED_IDS or known is not None:
+                raise HashCollision(what="peer class", id=id, elements=signature ^ (known or NO_SELECTOR))
             self._ids[signature] = id
             self._signatures[id] = signature
             if id in self.held:
@@ -52,14 +53,16 @@ class ClassTable:
         """These classes are held; signatures of others are forgotten."""
         for id in self.held - ids:
             for element in self._signatures.get(id, ()):
-                self._by_element[element].discard(id)
-                if not self._by_element[element]:
-                    del self._by_element[element]
+                discard(self._by_element, element, id)
         for id in ids - self.held:
             self._index(id, self._signatures.get(id, frozenset()))
         self.held = set(ids)
         self.learned.clear()
-        for id in self._signatures.keys() - ids:
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget the signatures of classes that are not held."""
+        for id in self._signatures.keys() - self.held:
             del self._ids[self._signatures.pop(id)]
 
     def _index(self, id: ClassId, signature: Signature) -> None:

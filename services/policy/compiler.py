@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from services.policy.blocks import Blocks, Prefix
+from services.policy.errors import HashCollision
 from services.policy.ids import NO_SELECTOR, Element, Signature
 from services.policy.labels import LabelIndex, labels_of
 from services.policy.matcher import Matcher
@@ -26,6 +27,7 @@ from shared.contract.identity import IdentityRecord
 from shared.contract.names import cidr_key, ip_key
 from shared.contract.policy import PolicyRef
 from shared.contract.reserved import FIRST_ALLOCATED, Reserved
+from shared.index import discard
 
 
 class IdentityState(NamedTuple):
@@ -98,6 +100,7 @@ class Compiler:
         self._dirty_addresses: set[str] = set()
         self._blocks_changed = False
         self._space_changed = False
+        self._changed: set[str] = set()
 
     @property
     def sets(self) -> dict[SetId, CompiledSet]:
@@ -109,6 +112,11 @@ class Compiler:
         """Accepted policies; not to be changed."""
         return self._policies
 
+    @property
+    def pod_space(self) -> tuple[str, ...] | None:
+        """The pods' addresses for which identities' signatures hold; None when that is any."""
+        return tuple(sorted(prefix.text for prefix in self._everywhere_of)) if self._everywhere else None
+
     def subjects(self, policy: Policy) -> int:
         """How many identities a policy in force selects."""
         return len(self._subjects.members(policy.subject.id))
@@ -117,11 +125,25 @@ class Compiler:
         """Whether a peer selector belongs to a policy in force."""
         return element in self._peers or element in self._blocks
 
+    def involved(self, collision: HashCollision) -> list[Policy]:
+        """The policies in force of which one less may undo the collision."""
+        return [
+            policy
+            for policy in self._policies.values()
+            if policy.ref in collision.policies
+            or policy.subject.id in collision.elements
+            or any(peer.id in collision.elements for peer in _peers_of(policy))
+        ]
+
     def set_policy(self, policy: Policy) -> None:
-        """Put a policy in force, in place of the one with the same reference."""
+        """Put a policy in force, in place of the one with the same reference.
+
+        Raises :class:`HashCollision`, and nothing has changed then.
+        """
         old = self._policies.get(policy.ref)
         if old == policy:
             return
+        self._check(policy)
         self._policies[policy.ref] = policy
         for selector in _peers_of(policy):
             self._acquire(selector)
@@ -157,11 +179,6 @@ class Compiler:
             self._subjects.remove(identity)
             self._dirty_identities.add(identity)
 
-    def keep_identities(self, present: set[Identity]) -> None:
-        """Remove every identity that is not present."""
-        for identity in [known for known in self._known if known not in present]:
-            self.remove_identity(identity)
-
     def set_address(self, ip: str, identity: Identity) -> None:
         """An address of the ipcache."""
         old = self._addresses.get(ip)
@@ -180,18 +197,11 @@ class Compiler:
         """An address is not in the ipcache; nothing happens if it is not known."""
         old = self._addresses.pop(ip, None)
         if old is not None:
-            self._addresses_of[old.identity].discard(ip)
-            if not self._addresses_of[old.identity]:
-                del self._addresses_of[old.identity]
+            discard(self._addresses_of, old.identity, ip)
             self._dirty_addresses.add(ip)
             if old.identity >= FIRST_ALLOCATED:
                 self._space.discard(old.place)
                 self._space_changed = True
-
-    def keep_addresses(self, present: set[str]) -> None:
-        """Remove every address that is not present."""
-        for ip in [known for known in self._addresses if known not in present]:
-            self.remove_address(ip)
 
     def set_node(self, node: str, pod_cidrs: Iterable[str]) -> None:
         """A node's pod CIDRs; none when it is gone."""
@@ -214,17 +224,31 @@ class Compiler:
         return self._blocks.matching(Prefix.of_cidr(cidr))
 
     def refresh(self) -> set[str]:
-        """Bring the desired state up to date; returns the keys whose desired value changed."""
-        changed: set[str] = set()
+        """Bring the desired state up to date; returns, once, the keys whose desired value changed.
+
+        Raises :class:`HashCollision`; what was done until then counts, and the next one goes on from there.
+        """
         if self._space_changed or self._blocks_changed:
             self._refresh_everywhere()
         if self._blocks_changed:
-            changed |= self._refresh_prefixes()
+            self._refresh_prefixes()
             self._dirty_addresses.update(self._addresses)
-        changed |= self._refresh_identities()
-        changed |= self._refresh_addresses()
         self._blocks_changed = self._space_changed = False
+        self._refresh_identities()
+        self._refresh_addresses()
+        changed, self._changed = self._changed, set()
         return changed
+
+    def _check(self, policy: Policy) -> None:
+        terms: dict[Element, object] = {}
+        for selector in _peers_of(policy):
+            if terms.setdefault(selector.id, selector.term) != selector.term:
+                raise HashCollision(what="peer selector", id=selector.id)
+            if isinstance(selector, BlockSelector):
+                self._blocks.check(selector)
+            else:
+                self._peers.check(selector)
+        self._subjects.check(policy.subject)
 
     def _acquire(self, selector: PeerSelector) -> None:
         if isinstance(selector, BlockSelector):
@@ -235,9 +259,7 @@ class Compiler:
     def _withdraw(self, policy: Policy) -> None:
         self._dirty_identities |= self._subjects.members(policy.subject.id)
         self._subjects.release(policy.subject)
-        self._policies_of[policy.subject.id].discard(policy.ref)
-        if not self._policies_of[policy.subject.id]:
-            del self._policies_of[policy.subject.id]
+        discard(self._policies_of, policy.subject.id, policy.ref)
         for selector in _peers_of(policy):
             if isinstance(selector, BlockSelector):
                 self._blocks_changed |= self._blocks.release(selector)
@@ -254,37 +276,38 @@ class Compiler:
             self._everywhere = everywhere
             self._dirty_identities.update(self._known)
 
-    def _refresh_prefixes(self) -> set[str]:
+    def _refresh_prefixes(self) -> None:
         desired = {
             prefix_key(cidr): PrefixState(cidr, signature) for cidr, signature in self._blocks.prefixes()
         }
-        changed = {key for key, state in desired.items() if self.prefixes.get(key) != state}
-        changed |= self.prefixes.keys() - desired.keys()
+        self._changed |= {key for key, state in desired.items() if self.prefixes.get(key) != state}
+        self._changed |= self.prefixes.keys() - desired.keys()
         self.prefixes = desired
-        return changed
 
-    def _refresh_identities(self) -> set[str]:
-        changed: set[str] = set()
-        dirty, self._dirty_identities = self._dirty_identities, set()
+    def _refresh_identities(self) -> None:
         found: dict[tuple[Signature, Direction], tuple[Policy, ...]] = {}
-        for identity in dirty:
+        while self._dirty_identities:
+            identity = self._dirty_identities.pop()
             key = identity_key(identity)
             old = self.identities.get(key)
-            state = self._identity_state(identity, found)
+            try:
+                state = self._identity_state(identity, found)
+            except HashCollision:
+                self._dirty_identities.add(identity)
+                raise
             if old is not None:
                 for id in (old.ingress, old.egress):
                     if id is not None:
                         self._sets.release(id)
             if state == old:
                 continue
-            changed.add(key)
+            self._changed.add(key)
             if state is None:
                 del self.identities[key]
             else:
                 self.identities[key] = state
             if old is None or state is None or old.signature != state.signature:
                 self._dirty_addresses |= self._addresses_of.get(identity, set())
-        return changed
 
     def _identity_state(
         self, identity: Identity, found: dict[tuple[Signature, Direction], tuple[Policy, ...]]
@@ -294,36 +317,45 @@ class Compiler:
         if identity not in self._known:
             return None
         selected_by = self._subjects.signature(identity)
-        sets: list[SetId | None] = []
+        sets: dict[Direction, SetId] = {}
         for direction in (Direction.INGRESS, Direction.EGRESS):
             policies = found.get((selected_by, direction))
             if policies is None:
                 policies = tuple(self._governing(selected_by, direction=direction))
                 found[selected_by, direction] = policies
-            sets.append(self._sets.acquire(policies, direction=direction) if policies else None)
-        return IdentityState(self._peers.signature(identity) | self._everywhere, sets[0], sets[1])
+            if not policies:
+                continue
+            try:
+                sets[direction] = self._sets.acquire(policies, direction=direction)
+            except HashCollision:
+                for id in sets.values():
+                    self._sets.release(id)
+                raise
+        return IdentityState(
+            self._peers.signature(identity) | self._everywhere,
+            sets.get(Direction.INGRESS),
+            sets.get(Direction.EGRESS),
+        )
 
     def _governing(self, selected_by: Signature, *, direction: Direction) -> list[Policy]:
         refs = {ref for id in selected_by for ref in self._policies_of[id]}
         policies = (self._policies[ref] for ref in sorted(refs))
         return [policy for policy in policies if policy.governing(direction) is not None]
 
-    def _refresh_addresses(self) -> set[str]:
-        changed: set[str] = set()
+    def _refresh_addresses(self) -> None:
         dirty, self._dirty_addresses = self._dirty_addresses, set()
         if not len(self._blocks) and not self.addresses:
-            return changed
+            return
         for ip in dirty:
             key = address_key(ip)
             state = self._address_state(ip)
             if state == self.addresses.get(key):
                 continue
-            changed.add(key)
+            self._changed.add(key)
             if state is None:
                 del self.addresses[key]
             else:
                 self.addresses[key] = state
-        return changed
 
     def _address_state(self, ip: str) -> AddressState | None:
         address = self._addresses.get(ip)

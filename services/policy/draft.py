@@ -51,6 +51,8 @@ class Context:
     """Selectors of old sets that this process has compiled."""
     complete: frozenset[SetId]
     """Published sets that have a row for every held class which needs one."""
+    needed: frozenset[SetId]
+    """Old sets that identities go on having, as their new ones cannot be stored."""
     released: Callable[[str], bool]
 
 
@@ -66,6 +68,10 @@ class Draft:
     """Keys that are not as desired yet."""
     told_apart: dict[SetId, set[Element]] = field(default_factory=dict)
     """New elements by the old set that asks for them."""
+    withheld: set[SetId] = field(default_factory=set)
+    """Sets that cannot be stored as they are to be."""
+    needed: set[SetId] = field(default_factory=set)
+    """Sets of identities that keep what they have because of that."""
 
     @property
     def items(self) -> list[tuple[str, Message | None]]:
@@ -131,7 +137,7 @@ class _Drafter:
             if id in self._desired.sets:
                 continue
             # An identity that is gone was retired no later than its sets, so none is left without them.
-            if self._context.released(set_key(id)):
+            if self._context.released(set_key(id)) and id not in self._context.needed:
                 self._result.sets[id] = None
             else:
                 self._old[id] = value

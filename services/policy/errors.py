@@ -3,11 +3,13 @@
 ::
 
     PolicyError
-    ├── PolicyRefused      a policy object cannot be enforced as written; it is left out whole
-    └── HashCollision      two different contents have one 64-bit id; nothing more is published
+    ├── PolicyRefused      a policy object cannot be enforced as written; its last accepted version stays
+    └── HashCollision      two different contents have one 64-bit id; one of the policies is refused for it
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from shared.contract.policy import FieldError, PolicyRef
 
@@ -26,9 +28,19 @@ class PolicyRefused(PolicyError):
 
 
 class HashCollision(PolicyError):
-    """Raised where ids are interned, before anything with the doubtful id is published."""
+    """Raised where ids are interned, before anything with the doubtful id is published.
 
-    def __init__(self, *, what: str, id: str) -> None:
+    Nothing has changed by what raises it, so it may be tried again without one of the policies that
+    have one of ``elements`` as a selector or are among ``policies``.
+    """
+
+    def __init__(
+        self, *, what: str, id: str, elements: Iterable[str] = (), policies: Iterable[PolicyRef] = ()
+    ) -> None:
+        self.what = what
+        self.id = id
+        self.elements = frozenset(elements)
+        self.policies = frozenset(policies)
         super().__init__(
             f"two different {what}s have the id {id}: the last published policy stays in force; "
             f"change the selectors or names of the policy that was added last"

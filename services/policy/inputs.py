@@ -1,38 +1,44 @@
 """Puts what the API server and NATS tell into the compiler, and remembers what was refused and why.
 
-A snapshot replaces all of its kind. A policy that cannot be enforced as written is out of force from then
-on, whole, and no other policy is touched. A record of a bucket that makes no sense is left out, and the last
-one that did stays.
+A snapshot replaces all of its kind. A policy object is taken whole or not at all, and no other policy is
+touched. One that cannot be enforced as written leaves its last accepted version in force, if the same object
+(by its uid) had one; that version is in the object's status, so it outlives this process. A record of a
+bucket that makes no sense is left out, and the last one that did stays.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 
 from services.policy.compiler import Compiler
-from services.policy.errors import PolicyRefused
+from services.policy.errors import HashCollision, PolicyRefused
+from services.policy.model import Policy
 from services.policy.networkpolicy import policy_ref, read_network_policy
 from shared.bus import Batch
 from shared.contract.base import Identity
-from shared.contract.identity import IdentityRecord, IpEntry, NodeRecord
-from shared.contract.names import ip_key
+from shared.contract.identity import IdentityRecord, IpEntry, LabelRules, NodeRecord
+from shared.contract.names import LABELS_KEY, ip_key
 from shared.contract.node import Realised
-from shared.contract.policy import PolicyRef
-from shared.kubernetes import ObjectBatch, ObjectChange
+from shared.contract.policy import FieldError, PolicyRef, PolicyStatus
+from shared.kubernetes import Object, ObjectBatch
 from shared.labels import LabelFilter
+from shared.runtime.intake import Changes, Entries
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A policy object that is out of force."""
+    """The version of a policy object that is not enforced, and why."""
 
     uid: str
     resource_version: str
-    refusal: PolicyRefused
+    errors: tuple[FieldError, ...]
+    unfit: tuple[str, ...] = ()
+    """Earlier versions that cannot be enforced either."""
 
 
 class Inputs:
@@ -46,23 +52,119 @@ class Inputs:
         """Policy revision that each node's kernel holds, by the node's key."""
         self._compiler = compiler
         self._selectable = selectable
+        self._policies = Changes(lambda change: policy_ref(namespace=change.namespace, name=change.name))
+        self._identities: Entries[IdentityRecord] = Entries()
+        self._addresses: Entries[IpEntry] = Entries()
+        self._nodes: Entries[NodeRecord] = Entries()
+        self._settings: Entries[LabelRules] = Entries()
+        self._realised: Entries[Realised] = Entries()
         self._ips: dict[str, str] = {}
+        self._identity_has_spoken = False
+        self._rules: LabelRules | None = None
+
+    @property
+    def objection(self) -> str:
+        """Why nothing may be published at all, as a sentence; empty when it may."""
+        if not self._identity_has_spoken:
+            return "no node is published yet, and nodes are what the identity service publishes last"
+        if self._rules is None:
+            return "the identity service has not published which labels it leaves out"
+        theirs, ours = set(self._rules.excluded), set(self._selectable.excluded)
+        if theirs != ours:
+            differing = ", ".join(sorted(theirs ^ ours))
+            return (
+                "the identity service leaves other labels out of identities than this one assumes "
+                f"({differing}): start both with the same --exclude-label and --default-exclusions"
+            )
+        return ""
+
+    # ---- policies
 
     def take_policies(self, batch: ObjectBatch) -> None:
         """NetworkPolicies of all namespaces."""
-        if batch.snapshot:
-            present = {policy_ref(namespace=each.namespace, name=each.name) for each in batch.objects}
-            for ref in (self._compiler.policies.keys() | self.refused.keys()) - present:
-                self._forget(ref)
-        for change in batch.objects:
-            self._take_policy(change)
+        for ref, object in self._policies.of(batch):
+            if object is None:
+                self.refused.pop(ref, None)
+                self._compiler.remove_policy(ref)
+            else:
+                self._take_policy(ref, object)
+
+    def restore(self, status_of: Callable[[PolicyRef], PolicyStatus | None]) -> None:
+        """Put in force what the statuses say of refused objects, where it is later than what is known here.
+
+        That is so after a restart, and when another replica has seen a version that this one has missed.
+        """
+        for ref, refused in self.refused.items():
+            status = status_of(ref)
+            if status is None or status.in_force is None or status.uid != refused.uid:
+                continue
+            accepted, known = status.in_force, self._compiler.policies.get(ref)
+            if accepted.resource_version in (refused.resource_version, *refused.unfit):
+                continue
+            if known is not None and _age(known.resource_version) >= _age(accepted.resource_version):
+                continue
+            metadata = {"namespace": ref.namespace, "name": ref.name, "uid": status.uid}
+            metadata["resourceVersion"] = accepted.resource_version
+            try:
+                self._compiler.set_policy(self._read(ref, {"metadata": metadata, "spec": accepted.spec}))
+            except (PolicyRefused, HashCollision) as error:
+                log.debug("the last accepted version cannot be enforced any more: %s", error)
+
+    def resolve(self, collision: HashCollision) -> None:
+        """Refuse, of the policies that brought a collision, the one that was written last.
+
+        All replicas refuse the same one. Raises the collision when there is none to refuse.
+        """
+        last = self._written_last(collision)
+        if last is None:
+            raise collision
+        self._compiler.remove_policy(last.ref)
+        known = self.refused.get(last.ref)
+        if known is None:
+            self.refused[last.ref] = Refused(last.uid, last.resource_version, (_collided(collision),))
+        else:
+            self.refused[last.ref] = replace(known, unfit=(*known.unfit, last.resource_version))
+
+    def _take_policy(self, ref: PolicyRef, object: Object) -> None:
+        metadata = object.get("metadata") or {}
+        uid = str(metadata.get("uid", ""))
+        try:
+            self._enforce(self._read(ref, object))
+        except PolicyRefused as refusal:
+            version = str(metadata.get("resourceVersion", ""))
+            self.refused[ref] = Refused(uid, version, refusal.errors)
+            known = self._compiler.policies.get(ref)
+            if known is not None and known.uid != uid:
+                # What was accepted was another object of this name.
+                self._compiler.remove_policy(ref)
+        else:
+            self.refused.pop(ref, None)
+
+    def _read(self, ref: PolicyRef, object: Object) -> Policy:
+        return read_network_policy(
+            object, namespace=ref.namespace, name=ref.name, selectable=self._selectable
+        )
+
+    def _enforce(self, policy: Policy) -> None:
+        while True:
+            try:
+                self._compiler.set_policy(policy)
+            except HashCollision as collision:
+                last = self._written_last(collision)
+                if last is None or _order(last) < _order(policy) or last.ref == policy.ref:
+                    raise PolicyRefused(policy=policy.ref, errors=(_collided(collision),)) from collision
+                self.resolve(collision)
+            else:
+                return
+
+    def _written_last(self, collision: HashCollision) -> Policy | None:
+        return max(self._compiler.involved(collision), key=_order, default=None)
+
+    # ---- buckets
 
     def take_identities(self, batch: Batch[IdentityRecord]) -> None:
         """Bucket ``identities``."""
-        if batch.snapshot:
-            named = {entry.key for entry in batch.entries} | {error.key for error in batch.errors}
-            self._compiler.keep_identities({Identity(int(key)) for key in named if key.isdigit()})
-        for entry in batch.entries:
+        for entry in self._identities.of(batch):
             if not entry.key.isdigit():
                 continue
             identity = Identity(int(entry.key))
@@ -75,11 +177,7 @@ class Inputs:
 
     def take_addresses(self, batch: Batch[IpEntry]) -> None:
         """Bucket ``ipcache``."""
-        if batch.snapshot:
-            named = {entry.key for entry in batch.entries} | {error.key for error in batch.errors}
-            for key in self._ips.keys() - named:
-                self._compiler.remove_address(self._ips.pop(key))
-        for entry in batch.entries:
+        for entry in self._addresses.of(batch):
             if entry.value is None:
                 if (ip := self._ips.pop(entry.key, None)) is not None:
                     self._compiler.remove_address(ip)
@@ -91,25 +189,27 @@ class Inputs:
 
     def take_nodes(self, batch: Batch[NodeRecord]) -> None:
         """Bucket ``nodes``."""
-        if batch.snapshot:
-            present = {entry.key for entry in batch.entries} | {error.key for error in batch.errors}
-            for key in self.nodes - present:
-                self._remove_node(key)
-        for entry in batch.entries:
+        for entry in self._nodes.of(batch):
             if entry.value is None:
-                self._remove_node(entry.key)
+                self.nodes.discard(entry.key)
+                self._compiler.set_node(entry.key, ())
                 continue
             self.nodes.add(entry.key)
+            self._identity_has_spoken = True
             if all(map(_is_network, entry.value.pod_cidrs)):
                 self._compiler.set_node(entry.key, entry.value.pod_cidrs)
             else:
                 log.warning("nodes %s: pod CIDRs %s ignored", entry.key, ", ".join(entry.value.pod_cidrs))
 
+    def take_settings(self, batch: Batch[LabelRules]) -> None:
+        """Bucket ``settings``."""
+        for entry in self._settings.of(batch):
+            if entry.key == LABELS_KEY:
+                self._rules = entry.value
+
     def take_realised(self, batch: Batch[Realised]) -> None:
         """Bucket ``realised``."""
-        if batch.snapshot:
-            self.realised.clear()
-        for entry in batch.entries:
+        for entry in self._realised.of(batch):
             if entry.value is None:
                 self.realised.pop(entry.key, None)
             else:
@@ -123,34 +223,22 @@ class Inputs:
         held = (self.realised.get(node, 0) for node in self.nodes)
         return min((revision if revision <= known else 0 for revision in held), default=0)
 
-    def _take_policy(self, change: ObjectChange) -> None:
-        ref = policy_ref(namespace=change.namespace, name=change.name)
-        if change.object is None:
-            self._forget(ref)
-            return
-        try:
-            policy = read_network_policy(
-                change.object, namespace=change.namespace, name=change.name, selectable=self._selectable
-            )
-        except PolicyRefused as refusal:
-            self._compiler.remove_policy(ref)
-            metadata = change.object.get("metadata") or {}
-            self.refused[ref] = Refused(
-                uid=str(metadata.get("uid", "")),
-                resource_version=change.resource_version,
-                refusal=refusal,
-            )
-        else:
-            self.refused.pop(ref, None)
-            self._compiler.set_policy(policy)
 
-    def _forget(self, ref: PolicyRef) -> None:
-        self.refused.pop(ref, None)
-        self._compiler.remove_policy(ref)
+def _age(version: str) -> int:
+    """A resourceVersion to compare with others of its object; 0 for one that cannot be compared."""
+    return int(version) if version.isdigit() else 0
 
-    def _remove_node(self, key: str) -> None:
-        self.nodes.discard(key)
-        self._compiler.set_node(key, ())
+
+def _order(policy: Policy) -> tuple[int, PolicyRef]:
+    return _age(policy.resource_version), policy.ref
+
+
+def _collided(collision: HashCollision) -> FieldError:
+    return FieldError(
+        field="spec",
+        reason=f"a {collision.what} that it leads to has the id {collision.id}, as a different one has",
+        remedy="change its selectors, its rules or its name in any way",
+    )
 
 
 def _is_address(text: str) -> bool:

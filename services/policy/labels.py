@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from services.policy.model import LabelSelector, Operator, PodTerm
 from shared.contract.base import Identity
 from shared.contract.identity import IdentityRecord
-
-K = TypeVar("K")
+from shared.index import discard
 
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
 """Set on every namespace by the API server."""
@@ -72,11 +71,11 @@ class LabelIndex:
     def remove(self, identity: Identity) -> None:
         """Take an identity out."""
         labels = self.labels.pop(identity)
-        _discard(self._by_namespace, labels.namespace, identity)
-        _discard(self._by_scope, _scope(labels), identity)
+        discard(self._by_namespace, labels.namespace, identity)
+        discard(self._by_scope, _scope(labels), identity)
         for pair in labels.pod_labels.items():
-            _discard(self._by_pair, pair, identity)
-            _discard(self._by_key, pair[0], identity)
+            discard(self._by_pair, pair, identity)
+            discard(self._by_key, pair[0], identity)
 
     def select(self, term: PodTerm) -> set[Identity]:
         """A new set of all identities that the term selects."""
@@ -112,10 +111,3 @@ def _scope(labels: Labels) -> _Scope:
 
 def _union(sets: Iterable[set[Identity] | None]) -> set[Identity]:
     return set().union(*(one for one in sets if one))
-
-
-def _discard(postings: dict[K, set[Identity]], key: K, identity: Identity) -> None:
-    posting = postings[key]
-    posting.discard(identity)
-    if not posting:
-        del postings[key]

@@ -16,6 +16,7 @@ from services.policy.ids import NO_SELECTOR, RESERVED_IDS, Element, Signature
 from services.policy.labels import LabelIndex, Labels
 from services.policy.model import Operator, PodSelector, PodTerm
 from shared.contract.base import Identity
+from shared.index import discard
 
 
 class _Anchor(NamedTuple):
@@ -57,16 +58,19 @@ class Matcher:
         matched = self._matched.get(identity)
         return frozenset(matched) if matched else NO_SELECTOR
 
+    def check(self, selector: PodSelector) -> None:
+        """Raise HashCollision if the selector cannot be held."""
+        known = self._in_force.get(selector.id)
+        if selector.id in RESERVED_IDS or (known is not None and known.term != selector.term):
+            raise HashCollision(what=self._what, id=selector.id, elements=(selector.id,))
+
     def acquire(self, selector: PodSelector) -> set[Identity]:
         """Hold a selector; returns the identities whose signature changed."""
+        self.check(selector)
         known = self._in_force.get(selector.id)
         if known is not None:
-            if known.term != selector.term:
-                raise HashCollision(what=self._what, id=selector.id)
             known.holders += 1
             return set()
-        if selector.id in RESERVED_IDS:
-            raise HashCollision(what=self._what, id=selector.id)
         members = self._index.select(selector.term)
         self._in_force[selector.id] = _InForce(selector.term, members)
         for anchor in _anchors(selector.term):
@@ -83,9 +87,7 @@ class Matcher:
             return set()
         del self._in_force[selector.id]
         for anchor in _anchors(selector.term):
-            self._anchored[anchor].discard(selector.id)
-            if not self._anchored[anchor]:
-                del self._anchored[anchor]
+            discard(self._anchored, anchor, selector.id)
         for identity in known.members:
             self._matched[identity].discard(selector.id)
         return known.members

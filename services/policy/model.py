@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
@@ -149,6 +150,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     ingress: DirectionRules | None
     """None: the policy does not concern this direction."""
     egress: DirectionRules | None
+    spec: dict[str, Any] = {}
+    """The object's, as it was accepted."""
 
     def governing(self, direction: Direction) -> DirectionRules | None:
         """The rules for a direction, None when the policy leaves it alone."""

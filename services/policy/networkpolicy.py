@@ -1,6 +1,6 @@
 """The front end for ``networking.k8s.io/v1`` NetworkPolicy: object -> validated model, or a refusal.
 
-A refused object is left out whole and touches no other. Rules of a direction that ``policyTypes`` leaves
+A refused object is refused whole and touches no other. Rules of a direction that ``policyTypes`` leaves
 out are read, so that their faults are told, and then not enforced.
 """
 
@@ -24,10 +24,10 @@ from services.policy.model import (
     pod_selector,
 )
 from services.policy.peers import read_peers
-from services.policy.ports import read_ports
+from services.policy.ports import parts, read_ports
 from services.policy.raw import RawEgressRule, RawIngressRule, RawNetworkPolicy, RawSpec
 from services.policy.selectors import read_selector
-from shared.contract.policy import PolicyRef
+from shared.contract.policy import MOST_RANGES, PolicyRef
 from shared.labels import LabelFilter
 
 KIND = "NetworkPolicy"
@@ -69,6 +69,7 @@ def read_network_policy(
         subject=pod_selector(PodTerm(namespace=namespace, pods=pods)),
         ingress=ingress if "Ingress" in types else None,
         egress=egress if "Egress" in types else None,
+        spec=data.get("spec") or {},
     )
 
 
@@ -89,6 +90,13 @@ def _read_rules(
         )
         ports = read_ports(item.ports, path=f"{path}.ports", faults=faults)
         rules.append(Rule(index=index, peers=peers, ports=ports))
+    ranges = parts(port for rule in rules for port in rule.ports or ())
+    if ranges > MOST_RANGES:
+        faults.add(
+            f"spec.{side}",
+            f"its rules divide the ports into {ranges} ranges, and nodes have room for {MOST_RANGES}",
+            remedy="name fewer ports, or wider ranges",
+        )
     return direction_rules(tuple(rules), ref=ref, tier=TIER)
 
 

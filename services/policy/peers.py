@@ -40,8 +40,8 @@ def read_peers(
         peer = _read_peer(
             item, path=f"{path}[{index}]", namespace=namespace, faults=faults, selectable=selectable
         )
-        if peer is not None:
-            peers[peer.id] = peer
+        if peer is not None and peers.setdefault(peer.id, peer) != peer:
+            faults.add(f"{path}[{index}]", "its id is that of another peer", remedy="write it in another way")
     return tuple(peers[id] for id in sorted(peers))
 
 

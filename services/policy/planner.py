@@ -2,22 +2,28 @@
 
 :meth:`Planner.plan` changes nothing; :meth:`Planner.committed` does, once the publication is stored. When
 storing fails half-way, the mirror must be read again and :meth:`Planner.adopt` starts anew from it.
+
+A set that is too large to be stored stays as it is published: classes for which it lacks a row have its
+default row, which lets in least. Where it is not published yet, identities keep the sets that they have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+import msgspec
 
 from services.policy.classes import ClassTable
 from services.policy.compiler import Compiler
 from services.policy.draft import Context, Draft, class_name, draft
+from services.policy.errors import HashCollision
 from services.policy.ids import Signature
 from services.policy.published import Published, set_key
 from services.policy.retirement import Patience, Retirement
 from shared.contract.base import Message, SetId
 from shared.contract.names import COMMIT_KEY
-from shared.contract.policy import Commit
+from shared.contract.policy import Commit, IdentityPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +39,21 @@ class Publication:
 class Planner:
     """From the compiler's desired state and the mirror of the bucket to publications."""
 
-    def __init__(self, desired: Compiler, *, patience: Patience) -> None:
+    def __init__(
+        self,
+        desired: Compiler,
+        *,
+        patience: Patience,
+        fits: Callable[[str, Message], bool] = lambda key, value: True,
+    ) -> None:
+        """``fits`` says whether a value can be stored."""
         self._desired = desired
+        self._fits = fits
         self._retirement = Retirement(patience)
         self._classes = ClassTable()
         self._selectors_of: dict[SetId, Signature] = {}
         self._complete: frozenset[SetId] = frozenset()
+        self._needed: frozenset[SetId] = frozenset()
         self._waiting: set[str] = set()
         self._changed: set[str] = set()
         self._all = True
@@ -73,7 +88,8 @@ class Planner:
         """The next publication, None when there is nothing to publish.
 
         ``realised`` is the least revision that every node has realised (infinite without nodes), ``now`` the
-        monotonic clock in seconds and ``time`` the wall clock for the commit, RFC 3339.
+        monotonic clock in seconds and ``time`` the wall clock for the commit, RFC 3339. Raises
+        :class:`HashCollision`, and may be repeated without one of the policies that brought it.
         """
         self._changed |= self._desired.refresh()
         context = Context(
@@ -82,9 +98,16 @@ class Planner:
             classes=self._classes,
             selectors_of=self._selectors_of,
             complete=self._complete,
+            needed=self._needed,
             released=lambda name: self._retirement.released(name, realised=realised, now=now),
         )
-        made = draft(context, None if self._all else self._changed | self._waiting)
+        try:
+            made = draft(context, None if self._all else self._changed | self._waiting)
+        except HashCollision:
+            # Half of the classes may be those of a policy that is not to be.
+            self._classes.forget()
+            raise
+        self._withhold(made)
         commit = self._commit(made, time=time)
         items = made.items
         if not items and self.published.is_committed and self._says_the_same(commit):
@@ -113,12 +136,39 @@ class Planner:
         """When a plan may find more to take away if nothing else happens; on the clock of ``now``."""
         return self._retirement.next_due(realised=realised, now=now)
 
+    def _withhold(self, made: Draft) -> None:
+        """Take out what is too large, and what would speak of it."""
+        made.withheld = {
+            id for id, value in made.sets.items() if value is not None and not self._fits(set_key(id), value)
+        }
+        for id in made.withheld:
+            del made.sets[id]
+        unheard = made.withheld - self.published.sets.keys()
+        for key, member in list(made.members.items()):
+            old = self.published.identities.get(key)
+            if not isinstance(member, IdentityPolicy) or old is None:
+                continue
+            kept = msgspec.structs.replace(
+                member,
+                ingress=old.ingress if member.ingress in unheard else member.ingress,
+                egress=old.egress if member.egress in unheard else member.egress,
+            )
+            if kept == member:
+                continue
+            made.waiting.add(key)
+            made.needed.update(id for id in (kept.ingress, kept.egress) if id is not None)
+            if kept == old:
+                del made.members[key]
+            else:
+                made.members[key] = kept
+
     def _remember(self, made: Draft, *, revision: int, now: float) -> None:
         self._all = False
         self._changed.clear()
         self._waiting = made.waiting
         self._classes.hold(made.held)
-        self._complete = frozenset(self._desired.sets)
+        self._complete = frozenset(self._desired.sets) - made.withheld
+        self._needed = frozenset(made.needed)
         selectors_of = {id: value.selectors for id, value in self._desired.sets.items()}
         for id in self.published.sets.keys() - selectors_of.keys():
             known = self._selectors_of.get(id, frozenset())
@@ -156,14 +206,9 @@ class Planner:
             identities=identities,
             sets=len(sets),
             rows=sum(sets.values()),
+            pod_space=self._desired.pod_space,
         )
 
     def _says_the_same(self, commit: Commit) -> bool:
         old = self.published.commit
-        return old is not None and old == Commit(
-            time=old.time,
-            policies=commit.policies,
-            identities=commit.identities,
-            sets=commit.sets,
-            rows=commit.rows,
-        )
+        return old is not None and old == msgspec.structs.replace(commit, time=old.time)

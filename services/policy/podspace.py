@@ -1,8 +1,9 @@
 """The addresses that pods have or may get: what a block must hold to match every pod.
 
 That is the pod CIDRs of all nodes, and the whole address family of any pod address outside them. A block
-that holds all of it is part of identities' own classes, so that no address needs an entry of its own; a new
-pod in a new place can only make the space larger, and such a block match fewer pods by identity alone.
+that holds all of it is part of identities' own classes, so that no address needs an entry of its own. A new
+pod in a new place makes the space larger, and such a block may match fewer pods by identity alone: so a
+commit names the space for which it holds, and readers do not enter an address outside of it.
 """
 
 from __future__ import annotations

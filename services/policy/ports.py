@@ -6,7 +6,8 @@ A named port means another number for each destination pod, which the model cann
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 
 from services.policy.faults import Faults
 from services.policy.model import PortMatch
@@ -24,6 +25,21 @@ def read_ports(raw: Sequence[RawPort] | None, *, path: str, faults: Faults) -> t
         return None
     ports = [_read_port(port, path=f"{path}[{index}]", faults=faults) for index, port in enumerate(raw)]
     return _merge([port for port in ports if port is not None])
+
+
+def parts(ports: Iterable[PortMatch]) -> int:
+    """Into how many ranges these divide the ports that they name: no row of some of them has more."""
+    ends: defaultdict[Protocol, Counter[int]] = defaultdict(Counter)
+    for port in set(ports):
+        ends[port.protocol][port.first] += 1
+        ends[port.protocol][port.last + 1] -= 1
+    found = 0
+    for changes in ends.values():
+        covering = 0
+        for _, change in sorted(changes.items()):
+            covering += change
+            found += covering > 0
+    return found
 
 
 def _read_port(raw: RawPort, *, path: str, faults: Faults) -> PortMatch | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Self, TypeVar
+from typing import Self
 
 from services.policy.blocks import Prefix
 from services.policy.compiler import address_key, identity_key, prefix_key
@@ -25,8 +25,6 @@ from shared.contract.policy import (
     PolicySet,
 )
 from shared.contract.reserved import Reserved
-
-K = TypeVar("K")
 
 Member = IdentityPolicy | AddressClass | CidrClass
 """What has a class."""
@@ -56,7 +54,6 @@ class Published:
         self.expected: Mapping[str, Message | None] = {}
         """Items of the publication under way: their echoes may arrive before the acknowledgement."""
         self.class_users: Counter[ClassId] = Counter()
-        self.set_users: Counter[SetId] = Counter()
 
     @classmethod
     def of(cls, batch: Batch[Message]) -> Self:
@@ -174,11 +171,9 @@ class Published:
         self._count(value, 1)
 
     def _count(self, member: Member, by: int) -> None:
-        _add(self.class_users, member.peer_class, by)
-        if isinstance(member, IdentityPolicy):
-            for id in (member.ingress, member.egress):
-                if id is not None:
-                    _add(self.set_users, id, by)
+        self.class_users[member.peer_class] += by
+        if not self.class_users[member.peer_class]:
+            del self.class_users[member.peer_class]
 
 
 def _belongs(key: str, value: Message) -> bool:
@@ -197,9 +192,3 @@ def _belongs(key: str, value: Message) -> bool:
                 return key == COMMIT_KEY
     except ValueError:
         return False
-
-
-def _add(counter: Counter[K], id: K, by: int) -> None:
-    counter[id] += by
-    if not counter[id]:
-        del counter[id]

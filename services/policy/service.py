@@ -1,13 +1,15 @@
 """The running service: policies, identities and addresses in; commits and statuses out.
 
 Nothing is published before every input and the own buckets were read completely: a restart publishes only
-differences, and never an open cluster for want of knowledge. What a lost bucket of the identity service
-lacks stays in force while it is filled again. The first event is taken up at once, bursts together.
+differences, and never an open cluster for want of knowledge. Nor before the identity service has published
+its nodes, which come last, nor while it leaves other labels out of identities than this service assumes. What
+a lost bucket of the identity service lacks stays in force while it is filled again. The first event is taken
+up at once, bursts together.
 
 A publication goes into the bucket only as the bucket was when it was planned, so that a commit closes neither
 a half-written one nor a bucket that was made anew and holds less than everything. When writing fails
 half-way, all is planned again from what arrived. Whatever somebody else writes into the bucket is seen and
-put right; several replicas take turns.
+put right; several replicas take turns, and one that does not hear the API server takes none.
 """
 
 from __future__ import annotations
@@ -16,38 +18,35 @@ import asyncio
 import logging
 import random
 import time
-from contextlib import aclosing
 from dataclasses import dataclass
-from typing import NoReturn
 
 from services.policy import metrics
 from services.policy.compiler import Compiler
-from services.policy.errors import HashCollision, name_of, text_of
+from services.policy.errors import HashCollision, name_of
 from services.policy.inputs import Inputs
 from services.policy.planner import Planner, Publication
-from services.policy.published import Published
+from services.policy.published import Published, set_key
 from services.policy.retirement import Patience
-from services.policy.statuses import Noted, Statuses
+from services.policy.statuses import Noted, Statuses, refusal_text
 from services.policy.turn import Turn
 from shared.bus import Batch, BucketStore, BusError, RevisionConflict, keep_compact, patiently
 from shared.contract.base import Message, timestamp
-from shared.contract.identity import IdentityRecord, IpEntry, NodeRecord
+from shared.contract.identity import IdentityRecord, IpEntry, LabelRules, NodeRecord
 from shared.contract.names import Bucket
 from shared.contract.node import Realised
 from shared.contract.policy import POLICY_TYPES, PolicyStatus
 from shared.kubernetes import NETWORK_POLICIES
 from shared.labels import LabelFilter
 from shared.reconcile import Reconciler
+from shared.runtime.notices import Notices
 from shared.runtime.sources import Sources
+from shared.runtime.upkeep import Forestalled, Room, Upkeep, read_if_unlike, read_now
 from shared.service import Runtime
 
 log = logging.getLogger(__name__)
 
 _PART = "publication"
 _TURN_SECONDS = 1.0
-_CONFLICT_SECONDS = 0.5
-_CONFLICTS = 10
-"""Publications in a row that others forestalled before that is told as a failure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +76,11 @@ class PolicyService:
         self._store = store
         self._status_store = statuses
         self._compiler = Compiler()
-        self._planner = Planner(self._compiler, patience=options.patience)
+        self._notices = Notices()
+        self._room = Room(runtime.bus, self._notices)
+        self._planner = Planner(self._compiler, patience=options.patience, fits=self._room.fits)
         self._inputs = Inputs(self._compiler, selectable=options.selectable)
-        self._statuses = Statuses(self._compiler, self._inputs)
+        self._statuses = Statuses(self._compiler, self._inputs, room=Room(runtime.bus, self._notices))
         self._reconciler = Reconciler(
             "publish policy",
             self._publish,
@@ -90,9 +91,8 @@ class PolicyService:
         )
         self._sources = Sources(runtime, on_change=self._reconciler.trigger)
         self._turn = Turn(patience=_TURN_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - replicas differ
-        self._verify_at = asyncio.get_running_loop().time() + options.verify
-        self._conflicts = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._upkeep = Upkeep(every=options.verify)
+        self._forestalled = Forestalled()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -101,15 +101,17 @@ class PolicyService:
         identities = await bus.bucket(Bucket.IDENTITIES, as_type=IdentityRecord)
         addresses = await bus.bucket(Bucket.IPCACHE, as_type=IpEntry)
         nodes = await bus.bucket(Bucket.NODES, as_type=NodeRecord)
+        settings = await bus.bucket(Bucket.SETTINGS, as_type=LabelRules)
         realised = await bus.bucket(Bucket.REALISED, as_type=Realised, create=True)
         sources.follow(Bucket.IDENTITIES, patiently(identities.follow()), inputs.take_identities)
         sources.follow(Bucket.IPCACHE, patiently(addresses.follow()), inputs.take_addresses)
         sources.follow(Bucket.NODES, patiently(nodes.follow()), inputs.take_nodes)
+        sources.follow(Bucket.SETTINGS, patiently(settings.follow()), inputs.take_settings)
         sources.follow(Bucket.REALISED, realised.follow(), inputs.take_realised)
         sources.follow(Bucket.POLICY_STATUS, self._status_store.follow(), self._statuses.take)
         sources.follow(Bucket.POLICY, self._store.follow(), self._take_published)
         sources.watch(await runtime.kubernetes(), NETWORK_POLICIES, inputs.take_policies)
-        runtime.start("compact buckets", keep_compact([self._store, self._status_store]))
+        runtime.start("compact buckets", keep_compact([self._store, self._status_store, realised]))
         await self._reconciler.run()
 
     # ---- the own bucket
@@ -128,48 +130,58 @@ class PolicyService:
             self._planner.adopt(published)
 
     async def _verify(self) -> None:
-        """Read the bucket anew: what vanished from it without a word is published again."""
-        async with aclosing(self._store.follow()) as batches:
-            stored = Published.of(await anext(batches))
+        """Read the buckets anew: what vanished from them without a word is published again."""
+        stored = Published.of(await read_now(self._store))
         published = self._planner.published
         if stored.known == published.known and not stored.holds_the_same(published):
             log.warning("the policy bucket does not hold what was published; it is put right")
             self._planner.adopt(stored)
-        self._verify_at = asyncio.get_running_loop().time() + self._options.verify
+        if batch := await read_if_unlike(self._status_store, self._statuses.mirror):
+            self._statuses.take(batch)
 
     # ---- publication
 
     async def _publish(self) -> None:
         if not self._sources.complete:
             return
+        if reason := self._inputs.objection:
+            self._runtime.health.set_not_ready(_PART, reason)
+            return
         loop = asyncio.get_running_loop()
-        if loop.time() >= self._verify_at:
+        if self._upkeep.due(current=self._sources.current):
             await self._verify()
         # Inputs go on arriving while the publication is under way: what is said of it is noted before.
         began = time.perf_counter()
-        noted, known = self._statuses.note(), self._planner.published.known
+        known = self._planner.published.known
         realised = self._inputs.least_realised(known=known)
-        try:
-            publication = self._planner.plan(realised=realised, now=loop.time(), time=timestamp())
-        except HashCollision as collision:
-            # Half of what changed is compiled now, and nobody knows which half: only a new process may go on.
-            self._runtime.start("compile policy", _end_with(collision))
-            raise
-        revision = self._planner.published.revision
+        publication = self._plan(realised=realised)
+        self._room.only({set_key(id) for id in self._compiler.sets})
+        noted, revision = self._statuses.note(), self._planner.published.revision
         changes = self._statuses.changes(noted, revision=revision) if publication is None else None
         if publication is None and not changes:
             self._turn.nothing_to_do()
-        elif not self._turn.is_own(revision=revision, now=loop.time()):
-            self._schedule(self._turn.due)
+            self._forestalled.over()
+        elif not self._turn.is_own(revision=revision, now=loop.time(), current=self._sources.current):
+            self._look_again(self._turn.due)
             return
         elif publication is not None and not await self._put(publication, after=known):
-            self._schedule(loop.time() + _CONFLICT_SECONDS)
             return
         else:
             metrics.PUBLISH_SECONDS.observe(time.perf_counter() - began)
             await self._tell(noted)
+        self._runtime.health.set_ready(_PART)
+        await self._notices.tell(self._runtime)
         self._measure()
-        self._schedule(self._planner.next_release(realised=realised, now=loop.time()))
+        self._look_again(self._planner.next_release(realised=realised, now=loop.time()))
+
+    def _plan(self, *, realised: float) -> Publication | None:
+        while True:
+            self._inputs.restore(self._statuses.published)
+            now = asyncio.get_running_loop().time()
+            try:
+                return self._planner.plan(realised=realised, now=now, time=timestamp())
+            except HashCollision as collision:
+                self._inputs.resolve(collision)
 
     async def _put(self, publication: Publication, *, after: int) -> bool:
         """Store it; False when somebody else was faster."""
@@ -179,44 +191,35 @@ class PolicyService:
         except BaseException as error:
             # What arrived is not known until it was read back: then all is planned from there.
             self._planner.adopt(self._planner.published)
-            self._conflicts += 1
-            if not isinstance(error, RevisionConflict) or self._conflicts > _CONFLICTS:
+            if not isinstance(error, RevisionConflict):
                 raise
-            log.info("reading first what somebody else has published: %s", error)
+            self._look_again(self._forestalled.count(error))
             return False
-        self._conflicts = 0
+        self._forestalled.over()
         self._planner.committed(publication, revision=revision, now=asyncio.get_running_loop().time())
+        self._turn.taken(revision=revision)
         metrics.WRITES.inc(len(publication.items))
         return True
 
     async def _tell(self, noted: Noted) -> None:
         """Write what became of each policy, and say aloud which were refused."""
-        revision = self._planner.published.revision
-        self._turn.taken(revision=revision)
-        changes = self._statuses.changes(noted, revision=revision)
+        changes = self._statuses.changes(noted, revision=self._planner.published.revision)
         if changes:
             stored = await self._status_store.put_many(changes.items)
             self._statuses.wrote(changes, revision=stored)
         for status in changes.refusals:
             await self._runtime.event(
-                kind="policy-rejected",
-                object=name_of(status.policy),
-                message=f"{name_of(status.policy)}: " + "; ".join(text_of(error) for error in status.errors),
+                kind="policy-rejected", object=name_of(status.policy), message=refusal_text(status)
             )
+        self._turn.nothing_to_do()
 
-    def _schedule(self, due: float | None) -> None:
-        """Look again at that time, though nothing else happens."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _look_again(self, due: float | None) -> None:
+        """At that time, though nothing else happens."""
         if due is not None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_at(max(due, loop.time() + 0.01), self._reconciler.trigger)
+            self._reconciler.trigger_at(max(due, asyncio.get_running_loop().time() + 0.01))
 
     def _on_result(self, error: Exception | None) -> None:
         if error is None:
-            if self._sources.complete:
-                self._runtime.health.set_ready(_PART)
             return
         if not isinstance(error, BusError | HashCollision):
             log.error("publishing failed", exc_info=error)
@@ -237,10 +240,6 @@ class PolicyService:
         metrics.CLASSES.set(counts["classes"])
         metrics.ROWS.set(sum(len(value.rows) for value in published.sets.values()))
         metrics.RETIRED.set(self._planner.pending)
-
-
-async def _end_with(error: Exception) -> NoReturn:
-    raise error
 
 
 async def open_service(runtime: Runtime, options: Options) -> PolicyService:

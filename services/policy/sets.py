@@ -66,10 +66,12 @@ class SetTable:
         known = self.sets.get(id)
         if known is None:
             if id in RESERVED_IDS:
-                raise HashCollision(what="policy set", id=id)
+                raise HashCollision(what="policy set", id=id, policies=(policy.ref for policy in policies))
             self.sets[id] = CompiledSet(id=id, direction=direction, policies=policies)
         elif known.digests != content or known.direction is not direction:
-            raise HashCollision(what="policy set", id=id)
+            refs = {policy.ref for policy in policies}
+            apart = refs.symmetric_difference(known.policies)
+            raise HashCollision(what="policy set", id=id, policies=apart or refs)
         self._users[id] += 1
         return id
 

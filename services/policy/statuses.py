@@ -1,16 +1,24 @@
-"""What became of each policy object: bucket ``policy-status``, written after the commit that it speaks of."""
+"""What became of each policy object: bucket ``policy-status``, written after the commit that it speaks of.
+
+A status carries the version that is in force, so that a refused edit of the object does not withdraw it when
+the service restarts: see :meth:`Inputs.restore`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from services.policy.compiler import Compiler
+from services.policy.errors import name_of, text_of
 from services.policy.inputs import Inputs, Refused
 from services.policy.model import Policy
 from shared.bus import Batch, Mirror
 from shared.contract.names import policy_status_key
-from shared.contract.policy import PolicyRef, PolicyStatus
+from shared.contract.policy import InForce, PolicyRef, PolicyStatus
+from shared.runtime.upkeep import Room
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +45,20 @@ class Changes:
 class Statuses:
     """Compares desired with published statuses; what could not be written differs still at the next look."""
 
-    def __init__(self, compiler: Compiler, inputs: Inputs) -> None:
+    def __init__(self, compiler: Compiler, inputs: Inputs, *, room: Room) -> None:
         self._compiler = compiler
         self._inputs = inputs
-        self._published: Mirror[PolicyStatus] = Mirror()
+        self._room = room
+        self.mirror: Mirror[PolicyStatus] = Mirror()
+        """What is published."""
 
     def take(self, batch: Batch[PolicyStatus]) -> None:
         """Follows the own bucket."""
-        self._published.absorb(batch)
+        self.mirror.absorb(batch)
+
+    def published(self, ref: PolicyRef) -> PolicyStatus | None:
+        """The status of a policy as it is published."""
+        return self.mirror.get(key_of(ref))
 
     def note(self) -> Noted:
         """The policies as they are at this moment."""
@@ -57,48 +71,59 @@ class Statuses:
     def changes(self, noted: Noted, *, revision: int) -> Changes:
         """How what is published differs from what was noted, ``revision`` being the last commit."""
         desired = self._desired(noted, revision=revision)
-        puts = [(key, status) for key, status in desired.items() if self._published.get(key) != status]
-        gone = sorted(self._published.live_keys() - desired.keys())
+        self._room.only(desired)
+        puts = [
+            (key, status)
+            for key, status in desired.items()
+            if self.mirror.get(key) != status and self._room.fits(key, status)
+        ]
+        gone = sorted(self.mirror.live_keys() - desired.keys())
         return Changes(
             items=(*puts, *((key, None) for key in gone)),
             refusals=tuple(
                 status
                 for key, status in puts
-                if not status.accepted and not _told(self._published.get(key), status)
+                if not status.accepted and not _told(self.mirror.get(key), status)
             ),
         )
 
     def wrote(self, changes: Changes, *, revision: int) -> None:
         """They are stored; ``revision`` is the last one's in the own bucket."""
-        self._published.wrote(changes.items, revision=revision)
+        self.mirror.wrote(changes.items, revision=revision)
 
     def _desired(self, noted: Noted, *, revision: int) -> dict[str, PolicyStatus]:
-        desired = {key_of(ref): _refusal(ref, refused) for ref, refused in noted.refused.items()}
+        desired = {
+            key_of(ref): PolicyStatus(
+                policy=ref,
+                uid=refused.uid,
+                resource_version=refused.resource_version,
+                accepted=False,
+                errors=refused.errors,
+            )
+            for ref, refused in noted.refused.items()
+        }
         for policy, subjects in noted.in_force:
             key = key_of(policy.ref)
-            before = self._published.get(key)
-            # What is published stands, so that replicas agree, unless it is of a lost bucket's commit.
-            known = before is not None and _same_text(before, policy) and before.revision <= revision
-            desired[key] = PolicyStatus(
-                policy=policy.ref,
-                uid=policy.uid,
-                resource_version=policy.resource_version,
-                accepted=True,
-                revision=before.revision if before is not None and known else revision,
+            accepted = PolicyStatus(
+                policy=policy.ref, uid=policy.uid, resource_version=policy.resource_version, accepted=True
+            )
+            desired[key] = msgspec.structs.replace(
+                desired.get(key, accepted),
+                in_force=InForce(resource_version=policy.resource_version, spec=policy.spec),
+                revision=self._since(policy, revision=revision),
                 subjects=subjects,
                 rules=policy.rule_count,
             )
         return desired
 
-
-def _refusal(ref: PolicyRef, refused: Refused) -> PolicyStatus:
-    return PolicyStatus(
-        policy=ref,
-        uid=refused.uid,
-        resource_version=refused.resource_version,
-        accepted=False,
-        errors=refused.refusal.errors,
-    )
+    def _since(self, policy: Policy, *, revision: int) -> int:
+        """The commit since which a version is in force."""
+        before = self.mirror.get(key_of(policy.ref))
+        # What is published stands, so that replicas agree, unless it is of a lost bucket's commit.
+        if before is None or before.in_force is None or before.revision > revision:
+            return revision
+        same = (before.uid, before.in_force.resource_version) == (policy.uid, policy.resource_version)
+        return before.revision if same else revision
 
 
 def _told(before: PolicyStatus | None, now: PolicyStatus) -> bool:
@@ -108,11 +133,11 @@ def _told(before: PolicyStatus | None, now: PolicyStatus) -> bool:
     return (before.uid, before.resource_version) == (now.uid, now.resource_version)
 
 
-def _same_text(status: PolicyStatus, policy: Policy) -> bool:
-    """Whether an acceptance was of this version of the object."""
-    if not status.accepted:
-        return False
-    return (status.uid, status.resource_version) == (policy.uid, policy.resource_version)
+def refusal_text(status: PolicyStatus) -> str:
+    """Why a policy was refused, and what is in force in its place."""
+    text = f"{name_of(status.policy)}: " + "; ".join(text_of(error) for error in status.errors)
+    kept = status.in_force
+    return text if kept is None else f"{text}; version {kept.resource_version} stays in force"
 
 
 def key_of(ref: PolicyRef) -> str:

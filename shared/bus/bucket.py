@@ -13,6 +13,7 @@ import logging
 import re
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Generic, cast
 
 import msgspec
@@ -31,6 +32,7 @@ from shared.bus.errors import (
 from shared.bus.follow import follow
 from shared.bus.records import DELETED, MARKERS_KEPT_SECONDS, OPERATION, Batch, Entry, StreamInfo
 from shared.bus.session import ApiError, Session, refusal
+from shared.bus.survey import survey
 from shared.contract.base import ContractError, M, Message, decode, encode
 from shared.contract.names import Bucket
 
@@ -60,6 +62,10 @@ class _Got(msgspec.Struct, frozen=True):
     message: _Stored
 
 
+class _Configured(msgspec.Struct, frozen=True):
+    config: dict[str, Any]
+
+
 class _Ack(msgspec.Struct, frozen=True):
     seq: int = 0
     error: ApiError | None = None
@@ -82,9 +88,9 @@ class BucketStore(Generic[M]):
         self._as_type = as_type
 
     async def ensure(self) -> None:
-        """Create the bucket unless it exists."""
+        """Create the bucket; one that exists with other settings is given these."""
         session = await self._session()
-        config: dict[str, Any] = {
+        wanted: dict[str, Any] = {
             "name": self.stream,
             "subjects": [f"{self.subjects}>"],
             "retention": "limits",
@@ -97,16 +103,17 @@ class BucketStore(Generic[M]):
             "max_age": 0,
             "max_msg_size": -1,
             "num_replicas": 1,
-            "duplicate_window": 0,
-            "allow_rollup_hdrs": True,
-            "allow_direct": True,
+            # With it, whoever may write one key may purge all others by a header.
+            "allow_rollup_hdrs": False,
+            # Clients take to it where they see it, and nobody is permitted to (deploy/nats/permissions.py).
+            "allow_direct": False,
         }
         try:
-            await session.api(f"STREAM.CREATE.{self.stream}", config, as_type=StreamInfo)
+            await session.api(f"STREAM.CREATE.{self.stream}", wanted, as_type=StreamInfo)
         except JetStreamError as error:
             if error.code != _NAME_IN_USE:
                 raise
-            log.info("bucket %s exists with other settings; they are kept", self.name)
+            await self._update_settings(session, wanted)
 
     async def put(self, key: str, message: M) -> int:
         """Store the value; returns its revision."""
@@ -145,10 +152,11 @@ class BucketStore(Generic[M]):
         The last item is sent only when all others are stored, so that it can close a publication. Raises the
         first failure, naming its key; items before and some after it may be stored: put all of them again.
 
-        With ``after`` the items get the revisions that follow it without a gap: as soon as anybody has
-        stored anything else, or the bucket is not the one that had that revision, nothing more is stored and
+        With ``after`` the last item is stored only if the items have the revisions that follow it without a
+        gap: when anybody else has stored anything, or the bucket is not the one that had that revision,
         :class:`RevisionConflict` or :class:`BucketMissing` is raised. So what the last item closes is exactly
-        the bucket as it was at ``after``, with these items.
+        the bucket as it was at ``after``, with these items. If the other's write came before the first item
+        nothing is stored; if it came between two, items behind it may be, as they were under way.
         """
         wanted = list(items)
         if not wanted:
@@ -167,6 +175,11 @@ class BucketStore(Generic[M]):
         if stored is None or _is_deleted(stored):
             return None
         return Entry(key=key, value=self.decode(key, base64.b64decode(stored.data)), revision=stored.seq)
+
+    async def keys(self) -> dict[str, int]:
+        """The revision of each key that has a value now; costs less than reading the values."""
+        async with aclosing(survey(self)) as held:
+            return {each.key: each.revision async for each in held if not each.is_marker}
 
     async def last_revision(self) -> int:
         """Sequence number of the last change of any key."""
@@ -199,6 +212,15 @@ class BucketStore(Generic[M]):
             # The mapping's author promises that its types are M.
             return cast(M, decode(data, as_type=found))
         return decode(data, as_type=wanted)
+
+    async def _update_settings(self, session: Session, wanted: dict[str, Any]) -> None:
+        found = (await session.api(f"STREAM.INFO.{self.stream}", {}, as_type=_Configured)).config
+        # Those who run the servers choose how many copies there are.
+        updated = {**found, **wanted, "num_replicas": found["num_replicas"]}
+        changes = {name: value for name, value in updated.items() if found.get(name) != value}
+        if changes:
+            await session.api(f"STREAM.UPDATE.{self.stream}", updated, as_type=StreamInfo)
+            log.warning("bucket %s had other settings; these were changed: %s", self.name, changes)
 
     async def _session(self) -> Session:
         return await self.bus.session(seconds=self.bus.settings.request_seconds)

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
-from shared.bus.errors import BusError, BusUnavailable, JetStreamError
-from shared.bus.feed import Lost, open_feed
-from shared.bus.records import is_marker
+from shared.bus.errors import BusError, JetStreamError
+from shared.bus.survey import survey
 from shared.contract.base import M
 
 if TYPE_CHECKING:
@@ -33,30 +32,14 @@ class _Deleted(msgspec.Struct, frozen=True):
 
 async def compact(store: BucketStore[M], *, older_than_seconds: float) -> int:
     """See :meth:`BucketStore.compact`."""
-    settings = store.bus.settings
-    session = await store.bus.session(seconds=settings.request_seconds)
+    session = await store.bus.session(seconds=store.bus.settings.request_seconds)
     last = (await store.info(session)).state.last_seq
-    before = (time.time() - older_than_seconds) * 1e9
-    markers: list[int] = []
-    try:
-        async with open_feed(
-            session,
-            stream=store.stream,
-            subjects=f"{store.subjects}>",
-            start=1,
-            heartbeat_seconds=settings.idle_heartbeat_seconds,
-            headers_only=True,
-        ) as feed:
-            caught_up = feed.empty
-            while not caught_up:
-                deliveries, caught_up = await feed.next()
-                for delivery in deliveries:
-                    old = delivery.sequence < last and int(delivery.timestamp) <= before
-                    if old and is_marker(delivery.message.headers):
-                        markers.append(delivery.sequence)
-                    caught_up = delivery.pending == 0
-    except Lost as error:
-        raise BusUnavailable(f"bucket {store.name}: {error}") from error
+    async with aclosing(survey(store)) as held:
+        markers = [
+            each.revision
+            async for each in held
+            if each.is_marker and each.revision < last and each.age_seconds >= older_than_seconds
+        ]
     removed = 0
     for sequence in markers:
         body = {"seq": sequence, "no_erase": True}

@@ -67,6 +67,11 @@ class Bus:
         """There is a connection at this moment."""
         return self._session is not None and not self._session.ended.is_set()
 
+    @property
+    def max_payload(self) -> int:
+        """Bytes that a message may have, headers included; 0 while that is not known."""
+        return self._session.max_payload if self._session is not None else 0
+
     async def close(self) -> None:
         """End the connection. Iterators of this bus wait for ever then: cancel their tasks first."""
         if self._task is not None:

@@ -9,10 +9,12 @@ server forgets the consumer by itself soon after its subscriber has gone.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -23,6 +25,11 @@ from shared.bus.session import Session
 
 _SILENT_HEARTBEATS = 2.5
 _INACTIVE_SECONDS = 10
+
+
+def boot_time() -> float:
+    """Seconds since the machine was started, those included in which it was suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Lost(Exception):
@@ -46,6 +53,7 @@ class _Delivered(msgspec.Struct, frozen=True):
 
 
 class _ConsumerInfo(msgspec.Struct, frozen=True):
+    created: datetime
     num_pending: int = 0
     delivered: _Delivered = _Delivered()
 
@@ -55,15 +63,25 @@ class Feed:
 
     def __init__(self, session: Session, *, heartbeat_seconds: float) -> None:
         self.session = session
-        self.heard = asyncio.get_running_loop().time()
-        """Loop time at which the server last spoke."""
+        self.created = datetime.min.replace(tzinfo=UTC)
+        """When the feed began, by the server's clock."""
         self.empty = False
         """There was nothing to deliver when the feed began."""
+        self._heard = asyncio.get_running_loop().time()
+        self._suspended = boot_time() - self._heard
         self._silence = heartbeat_seconds * _SILENT_HEARTBEATS
         self._queue: deque[Msg] = deque()
         self._wake = asyncio.Event()
         self._consumer_sequence = 0
         self._refused: NotPermitted | None = None
+
+    @property
+    def heard(self) -> float:
+        """Boot time at which the server certainly spoke.
+
+        A suspension of the machine counts as silence: what was received behind it may have come before it.
+        """
+        return self._heard + self._suspended
 
     async def next(self) -> tuple[list[Delivery], bool]:
         """Everything that has come, at least one delivery or word that the server has nothing more (True)."""
@@ -84,7 +102,7 @@ class Feed:
 
     async def receive(self, message: Msg) -> None:
         """Called for each message to the feed's inbox."""
-        self.heard = asyncio.get_running_loop().time()
+        self._heard = asyncio.get_running_loop().time()
         self._queue.append(message)
         self._wake.set()
 
@@ -104,10 +122,10 @@ class Feed:
             raise Lost("the connection ended")
         self._wake.clear()
         try:
-            async with asyncio.timeout_at(self.heard + self._silence):
+            async with asyncio.timeout_at(self._heard + self._silence):
                 await self._wake.wait()
         except TimeoutError:
-            if asyncio.get_running_loop().time() >= self.heard + self._silence:
+            if asyncio.get_running_loop().time() >= self._heard + self._silence:
                 raise Lost(f"NATS was silent for {self._silence:g} s") from None
 
     def _delivery(self, message: Msg) -> Delivery:
@@ -170,6 +188,7 @@ async def open_feed(
         made = await session.api(
             f"CONSUMER.CREATE.{stream}", {"stream_name": stream, "config": config}, as_type=_ConsumerInfo
         )
+        feed.created = made.created
         feed.empty = made.num_pending == 0 and made.delivered.consumer_seq == 0
         yield feed
     finally:

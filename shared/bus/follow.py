@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic
 
 from shared.bus.errors import BucketMissing, BusUnavailable, EntryError, JetStreamError
-from shared.bus.feed import Delivery, Feed, Lost, open_feed
+from shared.bus.feed import Delivery, Feed, Lost, boot_time, open_feed
 from shared.bus.records import MARKERS_KEPT_SECONDS, Batch, Entry, StreamInfo, is_marker
 from shared.bus.session import Session
 from shared.contract.base import ContractError, M
@@ -43,6 +43,7 @@ class _Position:
     created: str
     session: Session
     seen_at: float
+    """Boot time."""
     sequence: int = 0
     timestamp: str = ""
     revision: int = 0
@@ -109,7 +110,7 @@ class _Follower(Generic[M]):
         position = self._position
         if position is None:
             return None
-        away = asyncio.get_running_loop().time() - position.seen_at
+        away = boot_time() - position.seen_at
         same = position.created == info.created and info.state.last_seq >= position.revision
         return position if same and away < _RESUME_SECONDS else None
 

@@ -131,6 +131,11 @@ class Session:
         """So much waits for the socket that a publisher would have to wait for the broker."""
         return self._client.pending_data_size > _CONGESTED_BYTES
 
+    @property
+    def max_payload(self) -> int:
+        """Bytes that the server takes in one message."""
+        return self._client.max_payload
+
     def new_inbox(self) -> str:
         """A fresh subject for replies to this user."""
         return self._client.new_inbox()

@@ -17,7 +17,7 @@ import msgspec
 
 from shared.contract.base import Message
 from shared.contract.flow import Flow, FlowsLost
-from shared.contract.identity import Claim, EndpointRecord, IdentityRecord, IpEntry, NodeRecord
+from shared.contract.identity import Claim, EndpointRecord, IdentityRecord, IpEntry, LabelRules, NodeRecord
 from shared.contract.names import Bucket
 from shared.contract.node import Event, Realised, ServiceHealth
 from shared.contract.policy import AddressClass, CidrClass, Commit, IdentityPolicy, PolicySet, PolicyStatus
@@ -48,6 +48,7 @@ CHANNELS = (
     Channel("ipEntry", "{ip}", IpEntry, "identity", Bucket.IPCACHE),
     Channel("endpoint", "{node}.{namespace}.{pod}", EndpointRecord, "identity", Bucket.ENDPOINTS),
     Channel("node", "{node}", NodeRecord, "identity", Bucket.NODES),
+    Channel("labelRules", "labels", LabelRules, "identity", Bucket.SETTINGS),
     Channel("claim", "{node}.{namespace}.{pod}", Claim, "datapath of the node", Bucket.CLAIMS),
     Channel("policySet", "set.{id}", PolicySet, "policy", Bucket.POLICY),
     Channel("identityPolicy", "identity.{number}", IdentityPolicy, "policy", Bucket.POLICY),
@@ -89,7 +90,10 @@ def asyncapi() -> dict[str, Any]:
         "info": {
             "title": "Stentor",
             "version": str(Message.VERSION),
-            "description": "State is in JetStream key-value buckets, events are subjects; all is JSON.",
+            "description": (
+                "State is in JetStream key-value buckets, events are subjects; all is JSON. For the user "
+                "reader JetStream's API is at $JS.CONTROL.API, and inboxes are below _INBOX.reader."
+            ),
         },
         "defaultContentType": "application/json",
         "channels": channels,
@@ -115,6 +119,8 @@ def page() -> str:
         "Kubernetes objects in keys have `.` written `_`; addresses have `.` and `:` written `-` (IPv6 with",
         "all eight groups), prefixes end in `_<length>`.",
         "",
+        *_READING.splitlines(),
+        "",
         "| message | where | written by |",
         "|---|---|---|",
     ]
@@ -137,6 +143,48 @@ def page() -> str:
             required = "yes" if field in schema.get("required", ()) else ""
             lines.append(f"| `{field}` | {_kind(kind)} | {required} |")
     return "\n".join(lines) + "\n"
+
+
+_READING = """\
+## Reading
+
+The NATS user `reader` may read every bucket but `allocations` and listen to flows and events; it may write
+nothing. JetStream belongs to another account, so a client needs two options:
+
+| option | value | why |
+|---|---|---|
+| prefix of JetStream's API | `$JS.CONTROL.API` | at the usual `$JS.API` there is none in this account |
+| prefix of inboxes | `_INBOX.reader` | answers and deliveries go nowhere else |
+
+With them any key-value client gets, lists and watches. With Node.js and the `nats` package:
+
+```js
+import { connect } from "nats";
+const { STENTOR_NATS_URL: servers, STENTOR_NATS_PASSWORD: pass } = process.env;
+const nc = await connect({ servers, user: "reader", pass, inboxPrefix: "_INBOX.reader" });
+const js = nc.jetstream({ apiPrefix: "$JS.CONTROL.API" });
+const nodes = await js.views.kv("stentor-lab-nodes", { bindOnly: true });
+for await (const e of await nodes.watch()) console.log(e.revision, e.operation, e.key, e.string());
+```
+
+With Python and `nats-py`:
+
+```python
+nc = await nats.connect(url, user="reader", password=password, inbox_prefix="_INBOX.reader")
+nodes = await nc.jetstream(prefix="$JS.CONTROL.API").key_value("stentor-lab-nodes")
+async for entry in await nodes.watchall():
+    print(entry and (entry.revision, entry.operation, entry.key, entry.value))
+```
+
+A deletion comes as an entry with the operation `DEL`. A consumer goes by itself when nobody listens to it any
+more; deleting it is not permitted.
+
+NATS vouches for the key or subject of a message, not for what is in it: records in `claims` and `realised`
+and flows are of the datapath of the node in their key or subject, events are of a service of the name in
+theirs. Which node's datapath sent an event, and who answered for its health, are the sender's own words.
+
+## Messages
+"""
 
 
 def _kind(schema: dict[str, Any]) -> str:

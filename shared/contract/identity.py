@@ -1,7 +1,7 @@
 """What the identity service publishes, and the claims that datapaths make to it.
 
-Buckets ``identities``, ``ipcache``, ``endpoints``, ``nodes`` are written by the identity service alone,
-``claims`` by each datapath below its own node's prefix.
+Buckets ``identities``, ``ipcache``, ``endpoints``, ``nodes``, ``settings`` are written by the identity
+service alone, ``claims`` by each datapath below its own node's prefix.
 """
 
 from __future__ import annotations
@@ -59,6 +59,13 @@ class NodeRecord(Message, frozen=True, kw_only=True):
     """Annotation ``azure.microsoft.com/use-cilium`` is ``"true"``."""
     zone: str = ""
     labels: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class LabelRules(Message, frozen=True, kw_only=True):
+    """Bucket ``settings``: which pod labels make identities, and so which ones policies can select by."""
+
+    excluded: tuple[str, ...]
+    """Sorted keys that are left out, or prefixes of keys where they end in ``*``."""
 
 
 class Claim(Message, frozen=True, kw_only=True):

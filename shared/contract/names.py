@@ -23,6 +23,7 @@ class Bucket(StrEnum):
     SERVICES = "services"
     REALISED = "realised"
     ALLOCATIONS = "allocations"
+    SETTINGS = "settings"
 
     def of(self, cluster: str) -> str:
         """The bucket's full name, ``stentor-<cluster>-<bucket>``."""
@@ -62,6 +63,10 @@ def service_key(*, namespace: str, name: str) -> str:
 
 COMMIT_KEY = "commit"
 """Key that closes a publication in the buckets ``policy`` and ``services``."""
+
+
+LABELS_KEY = "labels"
+"""Key in the bucket ``settings`` of which labels make identities."""
 
 
 def flow_subject(*, cluster: str, node: str, verdict: str) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
@@ -38,6 +39,10 @@ class PortRange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rule: int | None = None
     """Index in the set's ``rules`` of the rule that decided."""
     redirect_port: int = 0
+
+
+MOST_RANGES = 512
+"""Port ranges that a row may have: as many as a row of a node's kernel holds."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -111,6 +116,9 @@ class Commit(Message, frozen=True, kw_only=True):
     identities: int
     sets: int
     rows: int
+    pod_space: tuple[str, ...] | None = None
+    """Prefixes of all pods for which the classes of identities hold; a pod's address outside of them has no
+    class before it has one of its own or a later commit names it. None: no class depends on addresses."""
 
 
 POLICY_TYPES: Mapping[str, type[Message]] = {
@@ -132,16 +140,27 @@ class FieldError(msgspec.Struct, frozen=True, kw_only=True):
     remedy: str
 
 
+class InForce(msgspec.Struct, frozen=True, kw_only=True):
+    """The version of a policy object that is enforced: its last accepted one."""
+
+    resource_version: str
+    spec: dict[str, Any]
+    """As it was accepted, so that a refused edit does not withdraw it, restarts included."""
+
+
 class PolicyStatus(Message, frozen=True, kw_only=True):
     """Bucket ``policy-status``: what became of one policy object."""
 
     policy: PolicyRef
     uid: str
     resource_version: str
+    """The version that this status speaks of."""
     accepted: bool
     errors: tuple[FieldError, ...] = ()
+    in_force: InForce | None = None
+    """Of this very version when it is accepted, of an earlier one when it is refused; None: nothing is."""
     revision: int = 0
-    """The commit from which on this object's text is in force; 0 when refused."""
+    """The commit from which on the version in force is; 0 when none is."""
     subjects: int = 0
     """Identities selected."""
     rules: int = 0

@@ -13,11 +13,7 @@ from shared.kubernetes.errors import (
 )
 from shared.kubernetes.reading import KubernetesStruct, read_object
 from shared.kubernetes.resources import (
-    CILIUM_CLUSTERWIDE_NETWORK_POLICIES,
-    CILIUM_NETWORK_POLICIES,
-    CLUSTER_NETWORK_POLICIES,
     ENDPOINT_SLICES,
-    EVENTS,
     NAMESPACES,
     NETWORK_POLICIES,
     NODES,
@@ -28,11 +24,7 @@ from shared.kubernetes.resources import (
 from shared.kubernetes.watch import ObjectBatch, ObjectChange, watch
 
 __all__ = [
-    "CILIUM_CLUSTERWIDE_NETWORK_POLICIES",
-    "CILIUM_NETWORK_POLICIES",
-    "CLUSTER_NETWORK_POLICIES",
     "ENDPOINT_SLICES",
-    "EVENTS",
     "NAMESPACES",
     "NETWORK_POLICIES",
     "NODES",

@@ -1,31 +1,26 @@
 """Requests to the Kubernetes API as plain JSON.
 
 kubernetes-asyncio finds the server and the credentials and keeps the connections; its model classes are not
-used, because decoding thousands of objects into them takes seconds. An expired token (401) makes the
-credentials be loaded once more, then the request is repeated.
+used, because decoding thousands of objects into them takes seconds. Credentials or certificates that are
+taken no longer make them be loaded anew, then the request is repeated on a new connection. Where that fails
+the refusal stands, with the reason: the next request tries again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
+import ssl
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from pathlib import Path
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import aiohttp
 import msgspec
-import yaml
-from kubernetes_asyncio.client import ApiClient, Configuration
-from kubernetes_asyncio.config import ConfigException, load_incluster_config, load_kube_config
+from kubernetes_asyncio.config import ConfigException
 
-from shared.kubernetes.errors import NoCredentials, Unreachable, api_error
-from shared.kubernetes.resources import EVENTS, Resource
-
-log = logging.getLogger(__name__)
+from shared.kubernetes.access import Access, load_access
+from shared.kubernetes.errors import ApiError, NoCredentials, Unreachable, api_error
+from shared.kubernetes.resources import Resource
 
 REQUEST_SECONDS = 30.0
 _MERGE_PATCH = "application/merge-patch+json"
@@ -38,20 +33,20 @@ Object = dict[str, Any]
 class Kubernetes:
     """A connection to one API server. Made by :func:`connect`."""
 
-    def __init__(self, client: ApiClient, *, kubeconfig: str | None) -> None:
-        self._client = client
+    def __init__(self, access: Access, *, kubeconfig: str | None) -> None:
+        self._access = access
         self._kubeconfig = kubeconfig
-        self._host = (client.configuration.host or "").rstrip("/")
+        self._renewing = asyncio.Lock()
 
     @property
     def url(self) -> str:
         """Where the API server is, without credentials."""
-        scheme, _, rest = self._host.partition("://")
+        scheme, _, rest = self._access.host.partition("://")
         return f"{scheme}://{rest.rpartition('@')[2]}"
 
     async def close(self) -> None:
-        """Close all connections."""
-        await self._client.close()
+        """Close all connections, those in use too."""
+        await self._access.client.close()
 
     @asynccontextmanager
     async def open(
@@ -65,20 +60,20 @@ class Kubernetes:
         timeout: aiohttp.ClientTimeout,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A successful response whose body is yet to be read; raises ApiError or Unreachable."""
-        response = await self._send(method, path, query, body, content_type, timeout)
-        try:
-            if response.status == _UNAUTHORIZED:
-                response.release()
-                await self._load_credentials()
-                response = await self._send(method, path, query, body, content_type, timeout)
-            if response.status >= 400:
-                raise await _refusal(response, f"{method} {path}")
+        access = self._access
+        request = (method, path, query, body, content_type, timeout)
+        async with AsyncExitStack() as stack:
+            try:
+                response = await stack.enter_async_context(self._send(access, *request))
+            except (ApiError, Unreachable) as error:
+                if not _are_refused(error):
+                    raise
+                renewed = await self._renewed(access, error)
+                response = await stack.enter_async_context(self._send(renewed, *request))
             try:
                 yield response
             except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
                 raise Unreachable(f"{method} {path}: {_text(error)}") from error
-        finally:
-            response.close()
 
     async def request(
         self,
@@ -122,71 +117,57 @@ class Kubernetes:
         """Delete an object."""
         await self.request("DELETE", resource.path(namespace=namespace, name=name))
 
-    async def create_event(
-        self, about: Object, *, reason: str, message: str, warning: bool = False, component: str = "stentor"
-    ) -> None:
-        """Record an Event (core/v1) that ``kubectl describe`` of the object ``about`` shows.
-
-        ``about`` is the object itself, or at least its apiVersion, kind and metadata.
-        """
-        metadata = about.get("metadata", {})
-        # Events live in a namespace; those about cluster-wide objects belong into "default".
-        namespace = metadata.get("namespace") or "default"
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        event = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"generateName": f"{metadata.get('name', component)}.", "namespace": namespace},
-            "involvedObject": {
-                "apiVersion": about.get("apiVersion", ""),
-                "kind": about.get("kind", ""),
-                "namespace": metadata.get("namespace", ""),
-                "name": metadata.get("name", ""),
-                "uid": metadata.get("uid", ""),
-                "resourceVersion": metadata.get("resourceVersion", ""),
-            },
-            "reason": reason,
-            "message": message[:1024],
-            "type": "Warning" if warning else "Normal",
-            "source": {"component": component},
-            "reportingComponent": component,
-            "reportingInstance": "",
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-        }
-        await self.create(EVENTS, event, namespace=namespace)
-
+    @asynccontextmanager
     async def _send(
         self,
+        access: Access,
         method: str,
         path: str,
         query: Mapping[str, str] | None,
         body: Any,
         content_type: str,
         timeout: aiohttp.ClientTimeout,
-    ) -> aiohttp.ClientResponse:
-        client = self._client
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": "stentor"}
-        try:
-            await client.update_params_for_auth(headers, [], ["BearerToken"])
-            response: aiohttp.ClientResponse = await client.rest_client.request(
-                method,
-                self._host + path,
-                query_params=dict(query or {}),
-                headers=headers,
-                body=body,
-                _preload_content=False,
-                _request_timeout=timeout,
-            )
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unreachable(f"{method} {path}: {_text(error)}") from error
-        return response
+        async with access.used() as client:
+            try:
+                await client.update_params_for_auth(headers, [], ["BearerToken"])
+                response: aiohttp.ClientResponse = await client.rest_client.request(
+                    method,
+                    access.host + path,
+                    query_params=dict(query or {}),
+                    headers=headers,
+                    body=body,
+                    _preload_content=False,
+                    _request_timeout=timeout,
+                )
+            except (aiohttp.ClientError, TimeoutError, OSError, ConfigException) as error:
+                raise Unreachable(f"{method} {path}: {_text(error)}") from error
+            try:
+                if response.status >= 400:
+                    raise await _refusal(response, f"{method} {path}")
+                yield response
+            finally:
+                response.close()
 
-    async def _load_credentials(self) -> None:
-        fresh = await _configuration(self._kubeconfig)
-        # Host and certificates belong to the open connections; only the token can change under them.
-        self._client.configuration.api_key = fresh.api_key
+    async def _renewed(self, access: Access, refused: ApiError | Unreachable) -> Access:
+        """What to use instead of a refused access; raises ``refused`` with the reason when there is none."""
+        async with self._renewing:
+            if self._access is access:
+                try:
+                    fresh = await load_access(self._kubeconfig)
+                    if fresh.anonymous and not access.anonymous:
+                        # As in a file that is half written: whoever is nobody is refused for other reasons.
+                        await fresh.replace()
+                        raise NoCredentials(f"kubeconfig {self._kubeconfig or '(default)'}: no credentials")
+                except NoCredentials as error:
+                    text = f"{refused}; other credentials cannot be loaded: {error}"
+                    if isinstance(refused, ApiError):
+                        raise ApiError(text, status=refused.status, reason=refused.reason) from error
+                    raise Unreachable(text) from error
+                self._access = fresh
+                await access.replace()
+            return self._access
 
 
 async def connect(*, kubeconfig: str | None) -> Kubernetes:
@@ -194,28 +175,17 @@ async def connect(*, kubeconfig: str | None) -> Kubernetes:
 
     Raises :class:`NoCredentials`; does not speak to the server yet.
     """
-    return Kubernetes(ApiClient(configuration=await _configuration(kubeconfig)), kubeconfig=kubeconfig)
+    return Kubernetes(await load_access(kubeconfig), kubeconfig=kubeconfig)
 
 
-async def _configuration(kubeconfig: str | None) -> Configuration:
-    configuration = Configuration()
-    configuration.connection_pool_maxsize = 0
-    try:
-        if kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ:
-            load_incluster_config(client_configuration=configuration)
-        else:
-            if kubeconfig is not None and not await asyncio.to_thread(Path(kubeconfig).is_file):
-                raise NoCredentials(f"kubeconfig {kubeconfig}: no such file")
-            await load_kube_config(
-                config_file=kubeconfig, client_configuration=configuration, persist_config=False
-            )
-    except (ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, AttributeError) as error:
-        # The loader takes the file's shape on trust; a wrong one shows as any of the last three.
-        raise NoCredentials(f"kubeconfig {kubeconfig or '(default)'}: {error}") from error
-    return configuration
+def _are_refused(error: ApiError | Unreachable) -> bool:
+    """Other credentials may help: the server does not take these, or one side not the other's certificate."""
+    if isinstance(error, ApiError):
+        return error.status == _UNAUTHORIZED
+    return isinstance(error.__cause__, aiohttp.ClientSSLError | ssl.SSLError)
 
 
-async def _refusal(response: aiohttp.ClientResponse, what: str) -> Exception:
+async def _refusal(response: aiohttp.ClientResponse, what: str) -> ApiError | Unreachable:
     try:
         data = await response.read()
     except (aiohttp.ClientError, TimeoutError, OSError) as error:

@@ -14,13 +14,6 @@ class Resource:
     plural: str
     kind: str
     namespaced: bool = True
-    custom: bool = False
-    """Served only where somebody has installed its CustomResourceDefinition."""
-
-    @property
-    def api_version(self) -> str:
-        """As objects and kubectl write it."""
-        return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, *, namespace: str = "", name: str = "", subresource: str = "") -> str:
         """The URL path of the collection, of one namespace's collection, of an object, or below it."""
@@ -39,25 +32,5 @@ PODS = Resource("", "v1", "pods", "Pod")
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 NODES = Resource("", "v1", "nodes", "Node", namespaced=False)
 SERVICES = Resource("", "v1", "services", "Service")
-EVENTS = Resource("", "v1", "events", "Event")
 ENDPOINT_SLICES = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
 NETWORK_POLICIES = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
-CILIUM_NETWORK_POLICIES = Resource(
-    "cilium.io", "v2", "ciliumnetworkpolicies", "CiliumNetworkPolicy", custom=True
-)
-CILIUM_CLUSTERWIDE_NETWORK_POLICIES = Resource(
-    "cilium.io",
-    "v2",
-    "ciliumclusterwidenetworkpolicies",
-    "CiliumClusterwideNetworkPolicy",
-    namespaced=False,
-    custom=True,
-)
-CLUSTER_NETWORK_POLICIES = Resource(
-    "policy.networking.k8s.io",
-    "v1alpha2",
-    "clusternetworkpolicies",
-    "ClusterNetworkPolicy",
-    namespaced=False,
-    custom=True,
-)

@@ -6,8 +6,7 @@ it continues from the last ``resourceVersion`` (bookmarks included), and an even
 already is skipped. Any other failure is retried with jittered exponential backoff, from where it was.
 
 An empty snapshot withdraws everything, so nothing but a list of the resource's own kind is taken for one. A
-404 may come from anything on the way to the API server, and leaves what is known as it is. Only a custom
-resource may be absent: that is an empty snapshot once the API server's discovery says so too.
+404 may come from anything on the way to the API server, and leaves what is known as it is.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import aiohttp
 import msgspec
 
 from shared.kubernetes.api import Kubernetes, Object
-from shared.kubernetes.errors import ApiError, Gone, NotFound, Unreachable, api_error
+from shared.kubernetes.errors import ApiError, Gone, Unreachable, api_error
 from shared.kubernetes.resources import Resource
 
 log = logging.getLogger(__name__)
@@ -74,26 +73,6 @@ class _Page(msgspec.Struct, frozen=True):
     items: list[Object] | None = None
 
 
-class _GroupVersion(msgspec.Struct, frozen=True):
-    name: str = msgspec.field(name="groupVersion")
-
-
-class _Group(msgspec.Struct, frozen=True):
-    versions: tuple[_GroupVersion, ...]
-
-
-class _GroupList(msgspec.Struct, frozen=True, tag_field="kind", tag="APIGroupList"):
-    groups: tuple[_Group, ...]
-
-
-class _Served(msgspec.Struct, frozen=True):
-    name: str
-
-
-class _ResourceList(msgspec.Struct, frozen=True, tag_field="kind", tag="APIResourceList"):
-    resources: tuple[_Served, ...]
-
-
 class _Event(msgspec.Struct, frozen=True):
     type: str
     object: Object
@@ -138,7 +117,6 @@ class _Watch:
         self._problem: str | None = None
         self._version = ""
         self._known: dict[tuple[str, str], int] = {}
-        self._absent = False
 
     async def batches(self) -> AsyncGenerator[ObjectBatch, None]:
         least, greatest = _BACKOFF_SECONDS
@@ -149,7 +127,6 @@ class _Watch:
             try:
                 if not self._version:
                     snapshot = await self._list()
-                    self._absent = False
                     self._tell("")
                     yield snapshot
                 async for batch in self._events():
@@ -158,15 +135,6 @@ class _Watch:
             except Gone as error:
                 log.info("%s: listing again: %s", self._resource, error)
                 self._version = ""
-            except NotFound as error:
-                undefined = await self._is_undefined()
-                self._tell("" if undefined else str(error))
-                if undefined and not self._absent:
-                    self._absent = True
-                    self._version = ""
-                    self._known = {}
-                    log.info("%s: not served, watching for its definition: %s", self._resource, error)
-                    yield ObjectBatch(snapshot=True, objects=())
             except (ApiError, Unreachable) as error:
                 self._tell(str(error))
             if loop.time() - began > max(delay, 1.0):
@@ -184,23 +152,6 @@ class _Watch:
         self._problem = problem
         if self._on_problem is not None:
             self._on_problem(problem)
-
-    async def _is_undefined(self) -> bool:
-        """Whether the API server itself says that it has no such resource."""
-        resource = self._resource
-        if not resource.custom:
-            return False
-        try:
-            listed = msgspec.convert(await self._api.request("GET", "/apis"), _GroupList)
-            versions = {version.name for group in listed.groups for version in group.versions}
-            if resource.api_version not in versions:
-                return True
-            found = await self._api.request("GET", f"/apis/{resource.api_version}")
-            served = msgspec.convert(found, _ResourceList)
-        except (ApiError, Unreachable, msgspec.ValidationError) as error:
-            log.info("%s: it is not known whether it is defined: %s", resource, error)
-            return False
-        return all(each.name != resource.plural for each in served.resources)
 
     async def _list(self) -> ObjectBatch:
         items: list[Object] = []

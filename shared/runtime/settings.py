@@ -105,6 +105,17 @@ def add_min_interval(parser: argparse.ArgumentParser, *, default: float) -> None
     )
 
 
+def add_verify_every(parser: argparse.ArgumentParser, *, default: float) -> None:
+    """The flag that says how often a service reads its own buckets again."""
+    parser.add_argument(
+        "--verify-every",
+        type=positive_seconds,
+        default=default,
+        metavar="SECONDS",
+        help="how often whole buckets are compared with what was published (default: %(default)g)",
+    )
+
+
 def _listen(text: str) -> tuple[str, int] | None:
     if not text:
         return None

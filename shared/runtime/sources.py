@@ -4,10 +4,14 @@ Each watched resource and each followed bucket is a *part* with a task of its ow
 a function in their order. A part is read when its first snapshot was taken. Until every part is
 (:attr:`Sources.complete`) nothing may be concluded from what is missing: so a service that starts publishes
 nothing and deletes nothing for want of knowledge. Parts show in the service's health.
+
+A watch that cannot go on leaves what is known as it is. Meanwhile, and until what was missed has come, the
+service is not :attr:`~Sources.current`: what another replica publishes may be newer, so it undoes nothing.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol, TypeVar
@@ -28,21 +32,33 @@ class _Snapshot(Protocol):
 B = TypeVar("B", bound=_Snapshot)
 
 _UNREAD = "not read yet"
+_CALM_SECONDS = 1.0
+"""From the end of the last trouble until what was missed is believed to have come."""
 
 
 class Sources:
-    """The inputs of one service; ``on_change`` is called after each batch that was taken."""
+    """The inputs of one service.
+
+    ``on_change`` is called after each batch that was taken, and when the service has become current again.
+    """
 
     def __init__(self, runtime: Runtime, *, on_change: Callable[[], None]) -> None:
         self._runtime = runtime
         self._on_change = on_change
         self._unread: set[str] = set()
         self._parts: set[str] = set()
+        self._troubled: set[str] = set()
+        self._calm: asyncio.TimerHandle | None = None
 
     @property
     def complete(self) -> bool:
         """Every part has been read."""
         return not self._unread
+
+    @property
+    def current(self) -> bool:
+        """Every part has been read and follows what happens."""
+        return self.complete and not self._troubled and self._calm is None
 
     def watch(self, api: Kubernetes, resource: Resource, take: Callable[[ObjectBatch], object]) -> None:
         """Read a resource of the Kubernetes API; the part has the resource's name."""
@@ -74,6 +90,7 @@ class Sources:
 
     def _problem_of(self, part: str) -> Callable[[str], None]:
         def tell(problem: str) -> None:
+            self._note_trouble(part, bool(problem))
             if problem:
                 self._runtime.health.set_not_ready(part, problem)
             elif part in self._unread:
@@ -82,3 +99,16 @@ class Sources:
                 self._runtime.health.set_ready(part)
 
         return tell
+
+    def _note_trouble(self, part: str, troubled: bool) -> None:
+        if troubled:
+            self._troubled.add(part)
+        elif part in self._troubled:
+            self._troubled.discard(part)
+            if self._calm is not None:
+                self._calm.cancel()
+            self._calm = asyncio.get_running_loop().call_later(_CALM_SECONDS, self._calmed)
+
+    def _calmed(self) -> None:
+        self._calm = None
+        self._on_change()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import statistics
 import time
@@ -17,8 +16,7 @@ from services.datapath.errors import LinkError, NotANetns, UplinkUnknown
 from services.datapath.netlink import Netlink
 from services.datapath.podlink import HOST_MAC, PodLink
 from tests.packet.namespaces import NODE_IP, OTHER_NODE_IP, inside, ip, make_node, maker, path_of, show
-
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -140,13 +138,12 @@ async def test_a_pod_with_both_families_is_reached_over_both(
     await netlink.create_pod_link(link)
     await netlink.bring_up_pod_link(link)
     exchange(pod, "10.7.0.5")
-    async with asyncio.timeout(10):
-        while True:
-            if not any(
-                a.get("tentative") for a in show("-6", "addr", "show", "eth0", netns=pod)[0]["addr_info"]
-            ):
-                break
-            await asyncio.sleep(0.01)
+
+    def is_usable() -> bool:
+        (device,) = show("-6", "addr", "show", "eth0", netns=pod)
+        return not any(address.get("tentative") for address in device["addr_info"])
+
+    await eventually(is_usable)
     exchange(pod, "fd00:7::5")
     assert await netlink.pod_link_differences(link) == ()
 

@@ -7,6 +7,7 @@ import json
 
 from services.datapath.kernel.layout import PEER, SET_NOT_READY, packed
 from shared.contract.drops import DropReason
+from tests.packet.craft import ipv6
 from tests.packet.mininode import MiniNode
 
 TCP, UDP, ICMP = 6, 17, 1
@@ -277,7 +278,7 @@ async def test_other_protocols_of_layer_two_and_three_are_counted_and_dropped(no
         for reason in (DropReason.UNSUPPORTED_L2_PROTOCOL, DropReason.UNSUPPORTED_L3_PROTOCOL)
     }
     await node.probe(pod, "frame", "0x88cc", "00" * 40)
-    await node.probe(pod, "frame", "0x86dd", "60" + "00" * 60)
+    await node.probe(pod, "frame", "0x86dd", ipv6("fe80::1", "ff02::1", 59, b"").hex())
     for reason, before in counted.items():
         assert node.drops(reason) == before + 1, reason
 

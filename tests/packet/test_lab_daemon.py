@@ -8,41 +8,30 @@ import json
 import os
 import signal
 import subprocess
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deploy.lab import client, kernelfs, namespaces, processes
+from deploy.lab import client, namespaces, processes
 from deploy.lab.errors import LabError, LabExistsError, LabNotFoundError, ManifestError, NotReadyError
-from deploy.lab.names import BPFFS, LabNames
+from deploy.lab.names import LabNames
 from deploy.lab.pods import PodView
-from deploy.lab.state import Phase
+from deploy.lab.state import SERVICES, Phase
+from tests.packet.agents import Try, job, tried
 from tests.packet.lab_fabric import LinkingDatapath
-from tests.packet.runs import RUN
-
-DEMO = Path(__file__).resolve().parents[2] / "deploy" / "manifests" / "demo"
-SERVICES = ("identity", "policy", "lb", "datapath")
+from tests.packet.labs import DEMO, Lab, eventually, remains
+from tests.packet.runs import lab_name
 
 
 @pytest.fixture
 def name() -> Iterator[str]:
-    made = f"d{RUN}"
+    made = lab_name("d")
     yield made
     asyncio.run(client.down(made))
-    assert_nothing_is_left(made)
-
-
-def assert_nothing_is_left(name: str) -> None:
-    names = LabNames(name)
-    assert namespaces.names(names.prefix) == []
-    assert not names.state.exists()
-    assert not list((BPFFS / "stentor").glob(f"{name}-*"))
-    assert not [path for root in kernelfs.mounted("cgroup2") for path in root.glob(f"stentor/{name}-*")]
-    assert processes.marked(names.state) == []
+    assert remains(made) == {}
 
 
 @asynccontextmanager
@@ -69,11 +58,11 @@ async def run(command: list[str]) -> str:
     return output.decode()
 
 
-async def get(name: str, source: str, ip: str) -> dict[str, Any]:
+async def get(name: str, source: str, ip: str) -> Try:
     """What the server at an address answers to a pod."""
-    command = ["curl", "-s", "-m", "5", f"http://{ip}/"]
-    answer: dict[str, Any] = json.loads(await run(client.exec_command(name, source, command)))
-    return answer
+    (each,) = await tried(Lab(name), source, job("new", ip))
+    assert each.outcome == "open", each
+    return each
 
 
 async def pod(name: str, of: str) -> PodView:
@@ -81,15 +70,8 @@ async def pod(name: str, of: str) -> PodView:
     return next(view for view in await client.pods(name) if view.name.split("-")[0] == of)
 
 
-async def until(condition: Callable[[], bool], *, seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        await asyncio.sleep(0.05)
-
-
 async def kubectl(name: str, *arguments: str) -> str:
-    return await run(["kubectl", "--kubeconfig", str(client.kubeconfig(name)), *arguments])
+    return await Lab(name).kubectl(*arguments)
 
 
 async def test_demo_runs_and_pods_talk(name: str) -> None:
@@ -107,9 +89,8 @@ async def test_demo_runs_and_pods_talk(name: str) -> None:
             here = [view for view in views if view.node == node]
             source, target = here[0], here[1]
             answer = await get(name, source.name, target.ips[0])
-            assert answer["pod"] == target.name
-            assert answer["node"] == node
-            assert answer["client"]["ip"] == source.ips[0]
+            assert (answer.pod, answer.answer["node"]) == (target.name, node)
+            assert answer.client == source.ips[0]
         pods = json.loads(await kubectl(name, "get", "pods", "-o", "json"))["items"]
         assert {item["status"]["phase"] for item in pods} == {"Running"}
         assert {item["status"]["podIP"] for item in pods} == {view.ips[0] for view in views}
@@ -159,7 +140,7 @@ async def test_del_that_fails_is_repeated_before_the_pod_goes(name: str) -> None
         await client.wait(name, seconds=15)
         datapaths["node-1"].refuse = (500, {"code": 5, "msg": "cannot write the map"})
         await kubectl(name, "delete", "pod", "other", "--wait=false")
-        await until(lambda: datapaths["node-1"].operations.count("del") >= 2)
+        await eventually(lambda: datapaths["node-1"].operations.count("del") >= 2)
         assert "other" in await kubectl(name, "get", "pods", "-o", "name")
         datapaths["node-1"].refuse = None
         await kubectl(name, "wait", "--for=delete", "pod/other", "--timeout=20s")
@@ -174,7 +155,7 @@ async def test_server_that_dies_is_started_again(name: str) -> None:
         assert inode is not None
         (server,) = processes.in_namespaces({inode})
         processes.kill_all([server])
-        await until(lambda: any(p != server for p in processes.in_namespaces({inode})))
+        await eventually(lambda: any(p != server for p in processes.in_namespaces({inode})))
         await kubectl(
             name, "wait", "pod/other", "--for=jsonpath={.status.containerStatuses[0].restartCount}=1"
         )
@@ -228,7 +209,7 @@ async def test_children_obey_the_control_api(name: str) -> None:
         first = (await client.status(name)).children[0]
         assert (first.name, first.ready) == ("nats", True)
         await client.kill_child(name, "nats")
-        await until(lambda: not Path(f"/proc/{first.pid}").exists())
+        await eventually(lambda: not Path(f"/proc/{first.pid}").exists())
         stopped = await client.stop_child(name, "nats")
         assert (stopped.state, stopped.last_exit) == ("held", -signal.SIGKILL)
         assert (await client.status(name)).children[0].ready is False
@@ -271,15 +252,15 @@ async def test_down_after_the_daemon_was_killed(name: str) -> None:
             *client.exec_command(name, "other", ["sleep", "600"])
         )
         processes.kill_all([daemon])
-        await until(lambda: not processes.alive(daemon))
+        await eventually(lambda: not processes.alive(daemon))
         # Its children die with it; namespaces and what runs in them by other hands stay.
-        await until(lambda: processes.identify(nats.pid) is None)
+        await eventually(lambda: processes.identify(nats.pid) is None)
         assert not client.is_running(name)
         assert straggler.returncode is None
         (names.bpffs("node-1") / "v1").mkdir()
         await asyncio.gather(client.down(name), client.down(name))
         assert await asyncio.wait_for(straggler.wait(), 5) == -signal.SIGKILL
-    assert_nothing_is_left(name)
+    assert remains(name) == {}
     await client.down(name)
 
 
@@ -288,7 +269,7 @@ async def test_up_clears_what_a_killed_daemon_left(name: str) -> None:
         daemon = processes.read_record(LabNames(name).daemon_record)
         assert daemon is not None
         processes.kill_all([daemon])
-        await until(lambda: not client.is_running(name))
+        await eventually(lambda: not client.is_running(name))
     async with lab(name, nodes=1):
         assert namespaces.inode(LabNames(name).node_namespace("node-3")) is None
 
@@ -302,10 +283,10 @@ async def test_two_labs_at_once(name: str) -> None:
                 await client.wait(each, seconds=15)
             assert (await pod(name, "other")).ips == (await pod(other, "other")).ips
             await client.down(other)
-            assert_nothing_is_left(other)
+            assert remains(other) == {}
             view = await pod(name, "other")
             assert view.ready
-            assert (await get(name, "other", view.ips[0]))["pod"] == "other"
+            assert (await get(name, "other", view.ips[0])).pod == "other"
     finally:
         await client.down(other)
 
@@ -321,4 +302,4 @@ async def test_half_made_lab_is_removed(name: str) -> None:
     namespaces.create(names.net_namespace)
     (names.bpffs("node-1") / "a" / "b").mkdir(parents=True)
     await client.down(name)
-    assert_nothing_is_left(name)
+    assert remains(name) == {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import re
 import struct
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from services.datapath.kernel import layout
 from services.datapath.kernel.source import Sizes, constants, program_text
 from shared.contract.drops import DropReason
 from shared.contract.reserved import Reserved
+from tests.packet.guardian import PINS
+from tests.packet.runs import RUN
 
 _TOKEN = re.compile(r"(\d*)([xBHIQs])")
 _BYTES = {"x": 1, "B": 1, "H": 2, "I": 4, "Q": 8, "s": 1}
@@ -26,7 +27,7 @@ def compiled() -> Iterator[Any]:
     """The program as BCC compiled it, with its maps pinned in a directory of this test."""
     from bcc import BPF
 
-    directory = Path(f"/sys/fs/bpf/stentor-layout-{uuid.uuid4().hex[:8]}")
+    directory = Path(f"/sys/fs/bpf/{PINS}{RUN}-layout")
     directory.mkdir()
     try:
         sizes = Sizes(rows=16, ct=16, ipcache=16, frontends=16, backends=16, cidrs=16, identities=16)
@@ -76,17 +77,23 @@ def one(structure: Any) -> Any:
         ("node_config", "Leaf", layout.NODE_CONFIG),
         ("policy_rows", "Key", layout.ROW_KEY),
         ("drops", "Leaf", layout.DROP_COUNTER),
-        ("ct4", "Key", layout.IPV4.tuple_),
-        ("ct4", "Leaf", layout.IPV4.ct_entry),
-        ("endpoints4", "Leaf", layout.ENDPOINT),
-        ("ipcache4", "Leaf", layout.PEER),
-        ("cidrs4", "Key", layout.IPV4.prefix),
-        ("cidrs4", "Leaf", layout.PEER),
-        ("frontends4", "Key", layout.IPV4.frontend_key),
-        ("frontends4", "Leaf", layout.FRONTEND),
-        ("backends4", "Key", layout.SLOT_KEY),
-        ("backends4", "Leaf", layout.IPV4.backend),
-        ("fragments4", "Key", layout.IPV4.fragment_key),
+        *(
+            (f"{table}{family.version}", part, codec)
+            for family in (layout.IPV4, layout.IPV6)
+            for table, part, codec in (
+                ("ct", "Key", family.tuple_),
+                ("ct", "Leaf", family.ct_entry),
+                ("endpoints", "Leaf", layout.ENDPOINT),
+                ("ipcache", "Leaf", layout.PEER),
+                ("cidrs", "Key", family.prefix),
+                ("cidrs", "Leaf", layout.PEER),
+                ("frontends", "Key", family.frontend_key),
+                ("frontends", "Leaf", layout.FRONTEND),
+                ("backends", "Key", layout.SLOT_KEY),
+                ("backends", "Leaf", family.backend),
+                ("fragments", "Key", family.fragment_key),
+            )
+        ),
     ],
 )
 def test_structures_agree(compiled: Any, table: str, part: str, codec: struct.Struct) -> None:

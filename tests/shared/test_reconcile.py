@@ -7,12 +7,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+
 from shared.reconcile import Reconciler
-from tests.waiting import eventually
+from tests.shared.virtual_time import in_virtual_time, pass_time
+
+LONG = 86_400
 
 
 class Work:
-    """Counts runs, and fails the first ``failures`` of them."""
+    """Notes when it runs, and fails the first ``failures`` times."""
 
     def __init__(self, *, failures: int = 0, seconds: float = 0.0) -> None:
         self.times: list[float] = []
@@ -26,7 +30,7 @@ class Work:
         self.running += 1
         self.overlapped |= self.running > 1
         try:
-            await asyncio.sleep(self._seconds)
+            await pass_time(self._seconds)
             if len(self.times) <= self._failures:
                 raise OSError("not yet")
         finally:
@@ -39,52 +43,55 @@ async def reconciling(work: Work, **times: Any) -> AsyncIterator[Reconciler]:
     task = asyncio.create_task(reconciler.run())
     try:
         yield reconciler
+        assert not task.done(), task
     finally:
         task.cancel()
         await asyncio.wait([task])
 
 
+@in_virtual_time
 async def test_the_first_event_runs_at_once() -> None:
     work = Work()
     async with reconciling(work, interval=10, resync=None) as reconciler:
-        await asyncio.sleep(0)
-        began = asyncio.get_running_loop().time()
+        await pass_time(1)
         reconciler.trigger()
-        await eventually(lambda: work.times, seconds=1)
-        assert work.times[0] - began < 0.5
+        await pass_time(LONG)
+    assert work.times == [1]
 
 
+@in_virtual_time
 async def test_without_an_event_nothing_runs() -> None:
     work = Work()
     async with reconciling(work, interval=0.01, resync=None):
-        await asyncio.sleep(0.2)
+        await pass_time(LONG)
     assert not work.times
 
 
+@in_virtual_time
 async def test_a_storm_of_events_is_few_runs_that_never_overlap() -> None:
     work = Work(seconds=0.02)
     async with reconciling(work, interval=0.1, resync=None) as reconciler:
         for _ in range(500):
             reconciler.trigger()
-            await asyncio.sleep(0.001)
-        storm = len(work.times)
-        await asyncio.sleep(0.3)
-    assert 2 <= storm <= 20
+            await pass_time(0.001)
+        await pass_time(LONG)
+    assert work.times == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.5])
     assert not work.overlapped
-    assert min(b - a for a, b in zip(work.times, work.times[1:], strict=False)) >= 0.095
 
 
+@in_virtual_time
 async def test_an_event_during_a_run_is_followed_by_another_run() -> None:
     work = Work(seconds=0.1)
     async with reconciling(work, interval=0.01, resync=None) as reconciler:
         reconciler.trigger()
-        await eventually(lambda: work.running)
+        await pass_time(0.05)
+        assert work.running
         reconciler.trigger()
-        await eventually(lambda: len(work.times) == 2)
-        await asyncio.sleep(0.3)
-    assert len(work.times) == 2
+        await pass_time(LONG)
+    assert work.times == pytest.approx([0.0, 0.1])
 
 
+@in_virtual_time
 async def test_a_failed_run_is_tried_again_until_it_succeeds() -> None:
     results: list[Exception | None] = []
     work = Work(failures=3)
@@ -92,13 +99,18 @@ async def test_a_failed_run_is_tried_again_until_it_succeeds() -> None:
         work, interval=0.01, resync=None, retry=(0.05, 0.1), on_result=results.append
     ) as reconciler:
         reconciler.trigger()
-        await eventually(lambda: results and results[-1] is None)
+        await pass_time(LONG)
         assert reconciler.failures == 0
     assert [type(result) for result in results] == [OSError, OSError, OSError, type(None)]
-    assert work.times[-1] - work.times[0] >= 0.025 + 0.05 + 0.05
+    waits = [after - before for before, after in zip(work.times, work.times[1:], strict=False)]
+    for wait, most in zip(waits, (0.05, 0.1, 0.1), strict=True):
+        assert most / 2 <= wait <= most
 
 
+@in_virtual_time
 async def test_everything_is_reconciled_now_and_then_without_events() -> None:
     work = Work()
-    async with reconciling(work, interval=0.01, resync=0.05):
-        await eventually(lambda: len(work.times) >= 3)
+    async with reconciling(work, interval=1, resync=60):
+        await pass_time(3600)
+    # The hour holds that many minutes of 54 to 66 s, each with the interval behind it.
+    assert 3600 // 67 <= len(work.times) <= 3600 // 55 + 1

@@ -110,6 +110,7 @@ async def test_policy_json(world: World, stentor: Run) -> None:
         "namespace": "default",
         "name": "allow-frontend-to-backend",
         "accepted": True,
+        "in_force": "7",
         "revision": world.policy_revision,
         "subjects": 1,
         "rules": 1,

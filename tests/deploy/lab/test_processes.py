@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,14 +16,7 @@ from deploy.lab import processes
 from deploy.lab.errors import ChildError
 from deploy.lab.processes import ProcessId
 from deploy.lab.supervisor import ChildSpec, ChildState, Supervisor
-
-
-async def until(condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
-    """Waits for a condition that no event announces."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        await asyncio.sleep(0.02)
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -51,7 +42,7 @@ def spec(name: str, script: str) -> ChildSpec:
     return ChildSpec(name=name, argv=(sys.executable, "-S", "-c", script))
 
 
-FOREVER = "import time; print('up', flush=True); time.sleep(1000)"
+FOREVER = "import signal; print('up', flush=True); signal.pause()"
 
 
 def test_process_is_known_by_its_start_time(sleeper: subprocess.Popen[bytes]) -> None:
@@ -76,7 +67,7 @@ def test_zombie_is_no_process() -> None:
 
 
 def test_stop_wakes_a_stopped_process_and_kills_a_deaf_one() -> None:
-    script = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(99)"
+    script = "import signal; signal.signal(15, signal.SIG_IGN); print(flush=True); signal.pause()"
     with subprocess.Popen([sys.executable, "-S", "-c", script], stdout=subprocess.PIPE) as deaf:
         assert deaf.stdout is not None
         deaf.stdout.readline()
@@ -107,7 +98,7 @@ def test_torn_record_is_no_record(tmp_path: Path) -> None:
 async def test_child_runs_logs_and_is_recorded(supervisor: Supervisor, tmp_path: Path) -> None:
     child = supervisor.add(spec("one", FOREVER))
     log = tmp_path / "logs" / "one.log"
-    await until(lambda: log.exists() and log.read_text() == "up\n")
+    await eventually(lambda: log.exists() and log.read_text() == "up\n")
     recorded = processes.read_record(tmp_path / "records" / "one.json")
     assert recorded is not None
     assert recorded.pid == child.status.pid
@@ -119,12 +110,12 @@ async def test_child_runs_logs_and_is_recorded(supervisor: Supervisor, tmp_path:
 
 async def test_killed_child_is_started_again(supervisor: Supervisor) -> None:
     child = supervisor.add(spec("one", FOREVER))
-    await until(lambda: child.status.state is ChildState.RUNNING)
+    await eventually(lambda: child.status.state is ChildState.RUNNING)
     first = child.status.pid
     child.kill(signal.SIGKILL)
-    await until(lambda: child.status.state is ChildState.PAUSED)
+    await eventually(lambda: child.status.state is ChildState.PAUSED)
     assert child.status.last_exit == -signal.SIGKILL
-    await until(lambda: child.status.state is ChildState.RUNNING)
+    await eventually(lambda: child.status.state is ChildState.RUNNING)
     assert child.status.pid != first
     assert child.status.restarts == 1
 
@@ -132,35 +123,36 @@ async def test_killed_child_is_started_again(supervisor: Supervisor) -> None:
 async def test_start_cuts_the_pause_short(supervisor: Supervisor) -> None:
     child = supervisor.add(spec("one", FOREVER))
     for _ in range(6):
-        await until(lambda: child.status.state is ChildState.RUNNING)
+        await eventually(lambda: child.status.state is ChildState.RUNNING)
         child.kill(signal.SIGKILL)
-        await until(lambda: child.status.state is ChildState.PAUSED)
+        await eventually(lambda: child.status.state is ChildState.PAUSED)
         child.start()
-    await until(lambda: child.status.state is ChildState.RUNNING, seconds=2)
+    await eventually(lambda: child.status.state is ChildState.RUNNING, seconds=2)
 
 
 async def test_stopped_child_stays_stopped_until_started(supervisor: Supervisor) -> None:
-    child = supervisor.add(spec("one", FOREVER))
-    await until(lambda: child.status.state is ChildState.RUNNING)
+    child, other = (supervisor.add(spec(name, FOREVER)) for name in ("one", "other"))
+    await eventually(lambda: child.status.state is other.status.state is ChildState.RUNNING)
     await child.stop()
     assert child.status.state is ChildState.HELD
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(until(lambda: child.status.pid != 0), 1.5)
+    # One that ends later by itself is started again, so this one would have been too.
+    other.kill(signal.SIGKILL)
+    await eventually(lambda: other.restarts == 1 and other.status.state is ChildState.RUNNING)
     assert child.status.state is ChildState.HELD
     with pytest.raises(ChildError, match="one is not running"):
         child.kill(signal.SIGKILL)
     child.start()
-    await until(lambda: child.status.state is ChildState.RUNNING)
+    await eventually(lambda: child.status.state is ChildState.RUNNING)
 
 
 async def test_held_child_runs_on_but_is_not_restarted(supervisor: Supervisor) -> None:
     child = supervisor.add(spec("one", FOREVER))
-    await until(lambda: child.status.state is ChildState.RUNNING)
+    await eventually(lambda: child.status.state is ChildState.RUNNING)
     child.hold()
     assert child.status.state is ChildState.RUNNING
     assert child.status.held
     child.kill(signal.SIGKILL)
-    await until(lambda: child.status.state is ChildState.HELD)
+    await eventually(lambda: child.status.state is ChildState.HELD)
 
 
 async def test_unknown_child_is_refused_with_those_there_are(supervisor: Supervisor) -> None:
@@ -174,11 +166,11 @@ async def test_unknown_child_is_refused_with_those_there_are(supervisor: Supervi
 async def test_children_end_highest_stage_first(tmp_path: Path) -> None:
     told = tmp_path / "told"
     script = (
-        "import signal, sys, time\n"
+        "import signal, sys\n"
         "def end(*_):\n"
         f"    with open({str(told)!r}, 'a') as file: file.write(sys.argv[1] + '\\n')\n"
         "    sys.exit()\n"
-        "signal.signal(15, end)\nprint('up', flush=True)\ntime.sleep(1000)\n"
+        "signal.signal(15, end)\nprint('up', flush=True)\nsignal.pause()\n"
     )
     logs = tmp_path / "logs"
     async with (
@@ -188,8 +180,8 @@ async def test_children_end_highest_stage_first(tmp_path: Path) -> None:
         for stage, name in enumerate(("low", "middle", "high")):
             argv = (sys.executable, "-S", "-c", script, name)
             made.add(ChildSpec(name=name, argv=argv, stage=stage))
-        await until(lambda: all((logs / f"{n}.log").exists() for n in ("low", "middle", "high")))
-        await until(lambda: all((logs / f"{n}.log").read_text() for n in ("low", "middle", "high")))
+        await eventually(lambda: all((logs / f"{n}.log").exists() for n in ("low", "middle", "high")))
+        await eventually(lambda: all((logs / f"{n}.log").read_text() for n in ("low", "middle", "high")))
     assert told.read_text().split() == ["high", "middle", "low"]
 
 
@@ -212,11 +204,11 @@ async def test_children_die_with_a_killed_daemon(tmp_path: Path) -> None:
         sys.executable, "-c", PARENT, str(tmp_path), cwd=repository, env={**os.environ, "PYTHONPATH": "."}
     )
     file = tmp_path / "records" / "one.json"
-    await until(lambda: processes.read_record(file) is not None)
+    await eventually(lambda: processes.read_record(file) is not None)
     recorded = processes.read_record(file)
     assert recorded is not None
     # Until it is sleep, the death signal may not be set yet.
-    await until(lambda: Path(f"/proc/{recorded.pid}/comm").read_text() == "sleep\n")
+    await eventually(lambda: Path(f"/proc/{recorded.pid}/comm").read_text() == "sleep\n")
     parent.kill()
     await parent.wait()
-    await until(lambda: not processes.alive(recorded))
+    await eventually(lambda: not processes.alive(recorded))

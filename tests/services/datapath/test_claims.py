@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -15,6 +15,7 @@ from shared.bus import BucketStore, Bus
 from shared.contract.identity import Claim
 from shared.contract.names import Bucket
 from tests.nats_server import NatsServer
+from tests.waiting import eventually
 
 
 def endpoint(pod: str = "web", *, container: str = "c1", ip: str = "10.7.0.5") -> LocalEndpoint:
@@ -62,12 +63,12 @@ async def stored(store: BucketStore[Claim], key: str) -> Claim | None:
     return entry.value if entry else None
 
 
-async def eventually(store: BucketStore[Claim], key: str, done: Callable[[Claim | None], bool]) -> None:
-    async with asyncio.timeout(10):
-        while True:
-            if done(await stored(store, key)):
-                return
-            await asyncio.sleep(0.02)
+async def is_stored(store: BucketStore[Claim], key: str) -> bool:
+    return await stored(store, key) is not None
+
+
+async def is_gone(store: BucketStore[Claim], key: str) -> bool:
+    return await stored(store, key) is None
 
 
 async def test_a_claim_is_published_under_its_nodes_prefix(store: BucketStore[Claim]) -> None:
@@ -109,7 +110,7 @@ async def test_claims_are_written_again_when_nats_has_lost_them(
         await store.delete("n1.shop.web")
         await nats.kill()
         await nats.start()
-        await eventually(store, "n1.shop.web", lambda claim: claim is not None)
+        await eventually(lambda: is_stored(store, "n1.shop.web"))
 
 
 async def test_while_nats_is_away_publishing_times_out_by_name_and_catches_up_later(
@@ -127,5 +128,5 @@ async def test_while_nats_is_away_publishing_times_out_by_name_and_catches_up_la
             await claims.published(new, deadline=soon(1.5))
         await nats.start()
         await claims.published(new, deadline=soon(20))
-        await eventually(store, "n1.shop.web", lambda claim: claim is None)
-        await eventually(store, "n1.shop.db", lambda claim: claim is not None)
+        await eventually(lambda: is_gone(store, "n1.shop.web"))
+        await eventually(lambda: is_stored(store, "n1.shop.db"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from shared.contract.base import ClassId, Direction, Identity, Message, SetId
 from shared.contract.flow import Flow, FlowsLost
 from shared.contract.identity import IdentityRecord, IpEntry
 from shared.contract.policy import PolicyRef, PolicySet, Row, RuleRef
+from tests.shared.virtual_time import in_virtual_time, pass_time
 
 WEB, DB = Identity(300), Identity(301)
 SET = "00000000deadbeef"
@@ -246,13 +246,12 @@ class RecordingBus:
         return [message.events for _, message in self.sent if isinstance(message, FlowsLost)]
 
 
-async def run_until(publisher: FlowPublisher, done: Callable[[], bool], *, seconds: float = 5) -> None:
+async def run_for(publisher: FlowPublisher, *, seconds: float) -> None:
+    """In virtual time."""
     task = asyncio.create_task(publisher.run())
     try:
-        async with asyncio.timeout(seconds):
-            while not done():
-                await asyncio.sleep(0.005)
-                assert not task.done(), task.result()
+        await pass_time(seconds)
+        assert not task.done(), task.result()
     finally:
         task.cancel()
         await asyncio.wait([task])
@@ -262,13 +261,14 @@ def publisher_on(bus: RecordingBus, *, capacity: int = 8) -> FlowPublisher:
     return FlowPublisher(node="n.1", bus=bus, views=views(), capacity=capacity, report_seconds=0.02)
 
 
+@in_virtual_time
 async def test_flows_leave_in_order_of_time_by_verdict() -> None:
     bus = RecordingBus()
     publisher = publisher_on(bus)
     publisher.offer(event(verdict=KernelVerdict.FORWARDED, time_ns=2))
     publisher.offer(event(time_ns=1))
     publisher.offer(event(verdict=KernelVerdict.AUDIT, time_ns=3))
-    await run_until(publisher, lambda: len(bus.sent) == 3)
+    await run_for(publisher, seconds=1)
     assert [subject for subject, _ in bus.sent] == [
         "stentor.default.flow.n_1.dropped",
         "stentor.default.flow.n_1.forwarded",
@@ -278,6 +278,7 @@ async def test_flows_leave_in_order_of_time_by_verdict() -> None:
     assert bus.losses == []
 
 
+@in_virtual_time
 async def test_drops_outlive_forwarded_packets_and_losses_are_told_by_class() -> None:
     bus = RecordingBus()
     bus.connected = False
@@ -289,7 +290,7 @@ async def test_drops_outlive_forwarded_packets_and_losses_are_told_by_class() ->
     publisher.count_lost("flow", 10)
     assert publisher.lost == {"drop": 2, "flow": 16}
     bus.connected = True
-    await run_until(publisher, lambda: len(bus.losses) == 1)
+    await run_for(publisher, seconds=1)
     assert {flow.verdict for flow in bus.flows} == {"dropped"}
     assert len(bus.flows) == 4
     assert bus.losses == [{"drop": 2, "flow": 16}]
@@ -298,28 +299,31 @@ async def test_drops_outlive_forwarded_packets_and_losses_are_told_by_class() ->
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", lost.time)
 
 
+@in_virtual_time
 async def test_flows_that_nats_does_not_take_are_counted_and_told_when_it_does_again() -> None:
     bus = RecordingBus()
     bus.refusing = True
     publisher = publisher_on(bus)
     publisher.offer(event())
     publisher.offer(event(verdict=KernelVerdict.FORWARDED))
-    await run_until(publisher, lambda: publisher.lost == {"drop": 1, "flow": 1})
+    await run_for(publisher, seconds=1)
+    assert publisher.lost == {"drop": 1, "flow": 1}
     bus.refusing = False
-    await run_until(publisher, lambda: bool(bus.losses))
+    await run_for(publisher, seconds=1)
     assert bus.losses == [{"drop": 1, "flow": 1}]
     assert publisher.published == 0
 
 
+@in_virtual_time
 async def test_flows_wait_for_nats_to_come_back() -> None:
     bus = RecordingBus()
     bus.connected = False
     publisher = publisher_on(bus)
     publisher.offer(event())
-    with pytest.raises(TimeoutError):
-        await run_until(publisher, lambda: bool(bus.sent), seconds=0.1)
+    await run_for(publisher, seconds=60)
+    assert not bus.sent
     bus.connected = True
-    await run_until(publisher, lambda: bool(bus.sent))
+    await run_for(publisher, seconds=1)
     assert len(bus.flows) == 1
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from services.identity.desired import DesiredState
 from services.identity.labels import LabelsHash
-from services.identity.notices import Notices
 from services.identity.objects import Pod, PodName, read_node, read_pod
 from shared.contract.base import Identity
 from shared.contract.identity import Claim
 from shared.contract.names import pod_key
 from shared.labels import LabelFilter
+from shared.runtime.notices import Notices
 
 
 def pod_object(

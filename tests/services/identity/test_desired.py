@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from services.identity.desired import DesiredState
 from services.identity.labels import LabelsHash
-from services.identity.notices import Notices
 from services.identity.objects import PodName, read_node
 from shared.contract.base import Identity
 from shared.contract.names import Bucket, pod_key
 from shared.labels import LabelFilter
+from shared.runtime.notices import Notices
 from tests.services.identity.samples import Cluster, claim, node_object, pod
 
 

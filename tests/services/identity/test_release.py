@@ -11,7 +11,7 @@ import pytest
 from services.identity.allocation import IdentityAllocator
 from services.identity.labels import LabelSet
 from services.identity.ledger import LabelsAllocation, NumberHold, labels_key, number_key, open_ledger
-from services.identity.notices import Notices
+from services.identity.named import NamedNumbers
 from services.identity.occupancy import Occupancy
 from services.identity.publication import PUBLISHED
 from services.identity.release import NumberRelease
@@ -19,6 +19,8 @@ from shared.bus import Batch, BucketStore, Bus, Mirror
 from shared.contract.base import Identity, Message
 from shared.contract.identity import EndpointRecord, IdentityRecord
 from shared.contract.names import Bucket
+from shared.contract.policy import POLICY_TYPES
+from shared.runtime.notices import Notices
 from tests.services.identity.samples import Cluster
 from tests.waiting import eventually
 
@@ -39,6 +41,7 @@ class Sweeper:
         self.allocator = IdentityAllocator(
             ledger, self.ledger_mirror, is_taken=lambda identity, labels: False
         )
+        self.named = NamedNumbers()
         self.release = self.restarted(identities)
 
     def restarted(self, identities: object) -> NumberRelease:
@@ -47,6 +50,7 @@ class Sweeper:
             self.allocator,
             ledger=self.ledger_mirror,
             mirrors=self.mirrors,
+            named=self.named,
             identities=identities,  # type: ignore[arg-type] # the fixture's store
             release_after=GRACE,
             orphaned_after=ORPHANED,
@@ -70,11 +74,13 @@ async def sweeper(bus: Bus) -> AsyncIterator[Sweeper]:
         async for batch in ledger.follow():
             made.ledger_mirror.absorb(batch)
 
-    task = asyncio.create_task(follow())
-    await eventually(lambda: made.ledger_mirror.complete)
+    policy: BucketStore[Message] = await bus.bucket(Bucket.POLICY, as_type=POLICY_TYPES, create=True)
+    tasks = [asyncio.create_task(follow()), asyncio.create_task(made.named.follow(policy))]
+    await eventually(lambda: made.ledger_mirror.complete and Identity(1) not in made.named)
     yield made
-    task.cancel()
-    await asyncio.wait([task])
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 async def test_an_unused_number_goes_after_the_grace_time(sweeper: Sweeper, bus: Bus) -> None:

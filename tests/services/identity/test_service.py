@@ -14,17 +14,20 @@ from deploy.lab.apiserver import ApiServer
 from services.identity.ledger import LabelsAllocation, NumberHold
 from shared.bus import BucketStore, Bus, BusError
 from shared.contract.identity import Claim, EndpointRecord, IdentityRecord, IpEntry, NodeRecord
-from shared.contract.names import Bucket, event_subject, pod_key
+from shared.contract.names import Bucket, event_subject, ip_key, pod_key
 from shared.contract.node import Event
+from shared.contract.policy import POLICY_TYPES
 from shared.kubernetes import NAMESPACES, NODES, PODS, Kubernetes, Resource
 from tests.api_gateway import gateway_to
 from tests.buckets import Followed, following, lose, revisions, unwritten
 from tests.nats_server import NatsServer
-from tests.service_process import Launch, ServiceProcess
+from tests.service_process import Launch
 from tests.services.identity.samples import node_object, pod_object
+from tests.services.reasons import cannot_publish, waits_only_for
 from tests.waiting import eventually
 
 OWN = (Bucket.IDENTITIES, Bucket.IPCACHE, Bucket.ENDPOINTS, Bucket.NODES, Bucket.ALLOCATIONS)
+LEDGER = {"labels": LabelsAllocation, "number": NumberHold}
 
 
 @pytest.fixture
@@ -50,6 +53,12 @@ async def identities(bus: Bus) -> AsyncIterator[Followed]:
         yield followed
 
 
+@pytest.fixture
+async def ledger(bus: Bus) -> AsyncIterator[Followed]:
+    async with following(bus, Bucket.ALLOCATIONS, as_type=LEDGER) as followed:
+        yield followed
+
+
 async def add_node(kubernetes: Kubernetes, name: str = "node-1", *, cidr: str = "10.0.1.0/24") -> None:
     body = node_object(name, cidrs=(cidr,), addresses=("192.168.0.1",))
     await kubernetes.create(NODES, body)
@@ -60,6 +69,11 @@ async def add_pod(kubernetes: Kubernetes, name: str, **fields: Any) -> None:
     body = pod_object(name, **fields)
     await kubernetes.create(PODS, body, namespace="default")
     await kubernetes.patch_status(PODS, body["status"], name=name, namespace="default")
+
+
+async def remove_pod(kubernetes: Kubernetes, name: str) -> None:
+    path = PODS.path(namespace="default", name=name)
+    await kubernetes.request("DELETE", path, body={"gracePeriodSeconds": 0})
 
 
 async def relabel(kubernetes: Kubernetes, name: str, **labels: str) -> None:
@@ -96,9 +110,7 @@ async def test_from_pod_to_publication_and_back(
     await kubernetes.patch(NAMESPACES, {"metadata": {"labels": {"team": "red"}}}, name="default")
     await eventually(lambda: ipcache.values["10-0-1-5"].identity != moved)
 
-    await kubernetes.request(
-        "DELETE", PODS.path(namespace="default", name="web-1"), body={"gracePeriodSeconds": 0}
-    )
+    await remove_pod(kubernetes, "web-1")
     await eventually(lambda: "10-0-1-5" not in ipcache.values)
     await eventually(lambda: not endpoints.values)
     status, metrics = await process.page("metrics")
@@ -148,9 +160,7 @@ async def test_a_restart_writes_nothing_and_catches_up_with_what_it_missed(
     assert await unwritten(bus, OWN, seconds=0.5) == before
     await second.kill()
 
-    await kubernetes.request(
-        "DELETE", PODS.path(namespace="default", name="p-0"), body={"gracePeriodSeconds": 0}
-    )
+    await remove_pod(kubernetes, "p-0")
     await add_pod(kubernetes, "late", labels={"app": "a-1"}, ips=("10.0.1.77",))
     await start()
     await eventually(lambda: "10-0-1-77" in ipcache.values and "10-0-1-1" not in ipcache.values)
@@ -169,7 +179,7 @@ async def test_nats_killed_and_started_again(
     await nats.kill()
     await add_pod(kubernetes, "meanwhile")
     await relabel(kubernetes, "before", app="moved")
-    await asyncio.sleep(1.0)
+    await eventually(lambda: cannot_publish(process))
     await nats.start()
     await eventually(lambda: "node-1.default.meanwhile" in endpoints.values)
     assert endpoints.values["node-1.default.meanwhile"].identity == number
@@ -198,9 +208,6 @@ async def test_lost_streams_are_published_again_with_the_same_numbers(
         await eventually(
             lambda: numbers == {key[7:] for key, value in ledger.values.items() if key.startswith("number.")}
         )
-
-
-LEDGER = {"labels": LabelsAllocation, "number": NumberHold}
 
 
 async def test_a_key_that_somebody_else_changed_is_mended(
@@ -244,31 +251,45 @@ async def test_two_replicas_agree_while_labels_change(
             assert by_number.setdefault(key, record) == record
 
 
+def unused_since(ledger: Followed, number: str) -> str:
+    """Since when the ledger has a number's labels as unused; empty while they are not."""
+    hold = ledger.values.get(f"number.{number}")
+    allocation = ledger.values.get(f"labels.{hold.labels}") if hold else None
+    return allocation.unused_since if allocation else ""
+
+
 async def test_an_unused_number_is_released_after_its_grace_time_only(
-    kubernetes: Kubernetes, bus: Bus, start: Launch, endpoints: Followed, identities: Followed
+    kubernetes: Kubernetes,
+    start: Launch,
+    endpoints: Followed,
+    identities: Followed,
+    ledger: Followed,
+    bus: Bus,
 ) -> None:
+    await bus.bucket(Bucket.POLICY, as_type=POLICY_TYPES, create=True)
     process = await start("--release-after=2")
-    await add_pod(kubernetes, "p")
-    await eventually(lambda: endpoints.values and identities.values)
-    (number,) = identities.values
-    remove = {"gracePeriodSeconds": 0}
-    await kubernetes.request("DELETE", PODS.path(namespace="default", name="p"), body=remove)
-    await eventually(lambda: not endpoints.values)
-    assert number in identities.values
-    await add_pod(kubernetes, "p")
-    again = await eventually(lambda: endpoints.values.get("node-1.default.p"))
-    assert str(again.identity) == number
-    await asyncio.sleep(3)
-    assert number in identities.values
-    await kubernetes.request("DELETE", PODS.path(namespace="default", name="p"), body=remove)
-    await eventually(lambda: not endpoints.values)
+    for name in ("p", "later"):
+        await add_pod(kubernetes, name, labels={"app": name})
+    await eventually(lambda: len(endpoints.values) == len(identities.values) == 2 and len(ledger.values) == 4)
+    number, later = (str(endpoints.values[f"node-1.default.{name}"].identity) for name in ("p", "later"))
+    labels = f"labels.{ledger.values[f'number.{number}'].labels}"
+    await remove_pod(kubernetes, "p")
+    first = await eventually(lambda: unused_since(ledger, number))
+    await add_pod(kubernetes, "p", labels={"app": "p"})
+    await eventually(lambda: not unused_since(ledger, number))
+    # A number that goes out of use later is released, so this one would have been too.
+    await remove_pod(kubernetes, "later")
+    await eventually(lambda: later not in identities.values)
+    await remove_pod(kubernetes, "p")
+    second = await eventually(lambda: unused_since(ledger, number))
+    assert (number, None) not in identities.history
     # The grace time goes on while no replica runs.
-    await asyncio.sleep(1)
     await process.kill()
     await start("--release-after=2")
-    await eventually(lambda: not identities.values)
-    async with following(bus, Bucket.ALLOCATIONS, as_type=LEDGER) as ledger:
-        await eventually(lambda: not ledger.values)
+    await eventually(lambda: not identities.values and not ledger.values)
+    allocations = [value for key, value in ledger.history if key == labels]
+    noted = {value.unused_since for value in allocations if isinstance(value, LabelsAllocation)}
+    assert noted == {"", first, second}
 
 
 async def test_an_invalid_claim_and_a_bad_object_are_told_by_name(
@@ -307,17 +328,12 @@ async def test_nothing_is_withdrawn_before_every_kind_of_object_was_read(
     async with gateway_to(kubeconfig, upstream=server.address.url) as (gateway, behind):
         gateway.hold(late.path())
         second = await start(via=behind, ready=False)
-        await eventually(lambda: _waits_only_for(second, str(late)))
+        await eventually(lambda: waits_only_for(second, str(late)))
         assert await unwritten(bus, OWN, seconds=1.0) == before
         gateway.release(late.path())
         await second.wait_ready()
         assert await unwritten(bus, OWN, seconds=0.5) == before
         await second.kill()
-
-
-async def _waits_only_for(process: ServiceProcess, part: str) -> bool:
-    reasons = await process.reasons()
-    return sorted(line.partition(":")[0] for line in reasons.splitlines()) == sorted([part, "publication"])
 
 
 @pytest.mark.parametrize(
@@ -346,9 +362,7 @@ async def test_a_proxy_that_answers_in_place_of_the_api_server_withdraws_nothing
         assert await unwritten(bus, OWN, seconds=1.0) == before
         gateway.answers.clear()
         await process.wait_ready()
-        await kubernetes.request(
-            "DELETE", PODS.path(namespace="default", name="web-1"), body={"gracePeriodSeconds": 0}
-        )
+        await remove_pod(kubernetes, "web-1")
         await eventually(lambda: "10-0-1-5" not in ipcache.values)
         await process.kill()
 
@@ -357,17 +371,21 @@ async def test_lost_claims_withdraw_no_address_while_they_come_again(
     kubernetes: Kubernetes, bus: Bus, start: Launch, ipcache: Followed
 ) -> None:
     await add_node(kubernetes)
-    await add_pod(kubernetes, "web-1")
+    for name in ("web-1", "other"):
+        await add_pod(kubernetes, name)
     await start()
     await claim(bus, "web-1", "10.0.1.5")
     await eventually(lambda: "10-0-1-5" in ipcache.values)
     await lose(bus, Bucket.CLAIMS)
     claims = await bus.bucket(Bucket.CLAIMS, as_type=Claim)
     await eventually(lambda: _exists(claims))
-    await asyncio.sleep(1.0)
+    # A publication withdraws last: the second comes after all that reading the new bucket has led to.
+    for ip in ("10.0.1.7", "10.0.1.8"):
+        await claim(bus, "other", ip)
+        await eventually(partial(ipcache.values.__contains__, ip_key(ip)))
     assert ("10-0-1-5", None) not in ipcache.history
     await claim(bus, "web-1", "10.0.1.6")
-    await eventually(lambda: ipcache.values.keys() == {"192-168-0-1", "10-0-1-6"})
+    await eventually(lambda: ipcache.values.keys() == {"192-168-0-1", "10-0-1-6", "10-0-1-8"})
 
 
 async def _exists(store: BucketStore[Claim]) -> bool:

@@ -19,6 +19,7 @@ from tests.buckets import Followed, following, lose, unwritten
 from tests.nats_server import NatsServer
 from tests.service_process import Launch
 from tests.services.lb.samples import endpoint, service_object, slice_object
+from tests.services.reasons import cannot_publish
 from tests.waiting import eventually
 
 
@@ -119,11 +120,11 @@ async def test_nats_killed_and_started_again_and_the_stream_lost(
     kubernetes: Kubernetes, nats: NatsServer, bus: Bus, start: Launch, published: Followed
 ) -> None:
     await add_service(kubernetes, "web")
-    await start()
+    process = await start()
     await eventually(lambda: "service.default.web" in published.values)
     await nats.kill()
     await add_slice(kubernetes, "web-1", endpoint("10.0.1.1"), service="web")
-    await asyncio.sleep(0.5)
+    await eventually(lambda: cannot_publish(process))
     await nats.start()
     await eventually(lambda: backends(published, "web") == ["10.0.1.1"] and committed(published))
 

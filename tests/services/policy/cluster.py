@@ -7,11 +7,12 @@ from typing import Any
 
 from shared.bus import BucketStore, Bus
 from shared.contract.base import Identity, Message
-from shared.contract.identity import IdentityRecord
-from shared.contract.names import COMMIT_KEY, Bucket, token
+from shared.contract.identity import IdentityRecord, IpEntry, LabelRules, NodeRecord
+from shared.contract.names import COMMIT_KEY, LABELS_KEY, Bucket, ip_key, token
 from shared.contract.node import Realised
 from shared.contract.policy import POLICY_TYPES, IdentityPolicy, PolicySet, PolicyStatus
 from shared.kubernetes import NETWORK_POLICIES, Kubernetes
+from shared.labels import LabelFilter
 from tests.buckets import Followed
 from tests.waiting import eventually
 
@@ -46,6 +47,32 @@ class Node:
             policy_revision=self._latest if revision is None else revision,
         )
         await store.put(token("node-1"), message)
+
+
+async def fill_identities(bus: Bus) -> BucketStore[IdentityRecord]:
+    """The bucket ``identities`` with a client and a server in namespace ``default``."""
+    store = await bus.bucket(Bucket.IDENTITIES, as_type=IdentityRecord, create=True)
+    await store.put(str(WEB), record(WEB, "web"))
+    await store.put(str(DB), record(DB, "db"))
+    return store
+
+
+async def fill_ipcache(bus: Bus) -> None:
+    """The bucket ``ipcache`` with the client's address."""
+    store = await bus.bucket(Bucket.IPCACHE, as_type=IpEntry, create=True)
+    await store.put(ip_key("10.0.0.5"), IpEntry(ip="10.0.0.5", identity=WEB, node="node-1"))
+
+
+async def fill_nodes(bus: Bus) -> None:
+    """The bucket ``nodes`` with the one there is."""
+    store = await bus.bucket(Bucket.NODES, as_type=NodeRecord, create=True)
+    await store.put("node-1", NodeRecord(name="node-1", pod_cidrs=("10.0.0.0/24",)))
+
+
+async def fill_settings(bus: Bus, label_filter: LabelFilter | None = None) -> None:
+    """The bucket ``settings``: what an identity service started without flags says there, or another."""
+    store = await bus.bucket(Bucket.SETTINGS, as_type=LabelRules, create=True)
+    await store.put(LABELS_KEY, LabelRules(excluded=(label_filter or LabelFilter()).excluded))
 
 
 def record(number: Identity, app: str) -> IdentityRecord:
@@ -89,6 +116,11 @@ def let_in(published: Followed, *, subject: Identity, peer: Identity) -> list[tu
         return None
     row = chosen.rows.get(published.values[f"identity.{peer}"].peer_class, chosen.default)
     return [(item.first, item.last) for item in row.ranges]
+
+
+async def change(kubernetes: Kubernetes, *, port: int, name: str = "db") -> None:
+    """The policy that lets the client to the server is for another port from now on."""
+    await kubernetes.patch(NETWORK_POLICIES, {"spec": web_to_db(port)}, name=name, namespace="default")
 
 
 def status(statuses: Followed, name: str) -> PolicyStatus | None:

@@ -9,12 +9,12 @@ from functools import partial
 import pytest
 
 from shared.bus import BucketStore, Bus
-from shared.contract.identity import IdentityRecord, IpEntry, NodeRecord
-from shared.contract.names import Bucket, ip_key
+from shared.contract.identity import IdentityRecord
+from shared.contract.names import Bucket
 from shared.contract.policy import POLICY_TYPES, PolicyStatus
 from tests.buckets import Followed, following
 from tests.service_process import Launch
-from tests.services.policy.cluster import DB, WEB, Node, record
+from tests.services.policy.cluster import Node, fill_identities, fill_ipcache, fill_nodes, fill_settings
 
 
 @pytest.fixture
@@ -35,14 +35,10 @@ async def node(bus: Bus) -> AsyncIterator[Node]:
 @pytest.fixture
 async def identities(bus: Bus, node: Node) -> BucketStore[IdentityRecord]:
     """The identity service's buckets, with a client and a server in namespace ``default``."""
-    store = await bus.bucket(Bucket.IDENTITIES, as_type=IdentityRecord, create=True)
-    ipcache = await bus.bucket(Bucket.IPCACHE, as_type=IpEntry, create=True)
-    nodes = await bus.bucket(Bucket.NODES, as_type=NodeRecord, create=True)
-    await store.put(str(WEB), record(WEB, "web"))
-    await store.put(str(DB), record(DB, "db"))
-    await ipcache.put(ip_key("10.0.0.5"), IpEntry(ip="10.0.0.5", identity=WEB, node="node-1"))
-    await nodes.put("node-1", NodeRecord(name="node-1", pod_cidrs=("10.0.0.0/24",)))
-    return store
+    await fill_settings(bus)
+    await fill_ipcache(bus)
+    await fill_nodes(bus)
+    return await fill_identities(bus)
 
 
 @pytest.fixture

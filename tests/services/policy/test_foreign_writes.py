@@ -12,18 +12,18 @@ from shared.contract.base import ClassId, ContractError, Identity, Message, SetI
 from shared.contract.identity import IdentityRecord, IpEntry, NodeRecord
 from shared.contract.names import COMMIT_KEY, Bucket, ip_key
 from shared.contract.policy import POLICY_TYPES, CidrClass, IdentityPolicy, PolicyStatus
-from shared.kubernetes import NETWORK_POLICIES, Kubernetes
+from shared.kubernetes import Kubernetes
 from tests.buckets import Followed, following, unwritten
 from tests.service_process import Launch
 from tests.services.policy.cluster import (
     OWN,
     WEB,
+    change,
     committed,
     guard,
     guarded,
     record,
     status,
-    web_to_db,
 )
 from tests.waiting import eventually
 
@@ -128,7 +128,7 @@ async def test_records_that_make_no_sense_stop_nothing(
     await nodes.put("node-2", NodeRecord(name="node-2", pod_cidrs=("10.1.0.0/99",)))
     await identities.put("301", record(Identity(302), "db"))
     await identities.put("word", record(Identity(303), "db"))
-    await kubernetes.patch(NETWORK_POLICIES, {"spec": web_to_db(81)}, name="db", namespace="default")
+    await change(kubernetes, port=81)
     await eventually(partial(guarded, published, 81))
     assert not {"identity.301", "identity.302", "identity.303"} & published.values.keys()
     assert await process.ready()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
+from nats.aio.msg import Msg
 
 from deploy.lab.apiserver import ApiServer
-from shared.bus import BucketStore, Bus
+from shared.bus import BucketStore, Bus, BusUnavailable
 from shared.contract.base import Identity
 from shared.contract.identity import IdentityRecord, IpEntry, NodeRecord
 from shared.contract.names import COMMIT_KEY, Bucket
@@ -24,6 +28,7 @@ from tests.services.policy.cluster import (
     WEB,
     Node,
     apply,
+    change,
     committed,
     committed_states,
     guard,
@@ -34,7 +39,8 @@ from tests.services.policy.cluster import (
     set_of,
     web_to_db,
 )
-from tests.waiting import eventually
+from tests.services.reasons import waits_only_for
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 Identities = BucketStore[IdentityRecord]
 
@@ -53,7 +59,7 @@ async def test_what_changed_while_nobody_looked_is_taken_up_at_once(
     await eventually(lambda: guarded(published) and len(statuses.values) == 3)
     await first.kill()
 
-    await kubernetes.patch(NETWORK_POLICIES, {"spec": web_to_db(81)}, name="changed", namespace="default")
+    await change(kubernetes, port=81, name="changed")
     for name in ("deleted", "deleted-refused"):
         await kubernetes.delete(NETWORK_POLICIES, name=name, namespace="default")
     await apply(kubernetes, "new", podSelector={}, policyTypes=["Egress"])
@@ -99,8 +105,18 @@ async def test_lost_buckets_of_the_identity_service_withdraw_nothing(
     late = Identity(300)
     await identities.put(str(late), record(late, "db"))
     await eventually(lambda: let_in(published, subject=late, peer=WEB) == [(80, 80)])
-    await asyncio.sleep(2.0)
-    assert guarded(published)
+    for bucket in (Bucket.IDENTITIES, Bucket.IPCACHE, Bucket.NODES):
+        await eventually(partial(_has_said, process, f"{bucket.of(bus.cluster)}: reading again"))
+    await change(kubernetes, port=81)
+    await eventually(lambda: guarded(published, 81))
+    # What is refused in each of the new buckets tells when the service has read so far.
+    ipcache = await bus.bucket(Bucket.IPCACHE, as_type=IpEntry)
+    await ipcache.put("refused", IpEntry(ip="none", identity=WEB, node="node-1"))
+    await nodes.put("refused", NodeRecord(name="refused", pod_cidrs=("none",)))
+    for said in ("ipcache refused: ignored", "nodes refused: pod CIDRs none ignored"):
+        await eventually(partial(_has_said, process, said))
+    await change(kubernetes, port=82)
+    await eventually(lambda: guarded(published, 82) and committed(published))
     states = list(committed_states(published))
     assert all(protects(state) for state in states[states.index(next(filter(protects, states))) :])
     if first_of_new_stream:
@@ -108,6 +124,10 @@ async def test_lost_buckets_of_the_identity_service_withdraw_nothing(
         tail.history = published.history[first_of_new_stream:]
         assert all(protects(state) for state in committed_states(tail))
     await process.wait_ready()
+
+
+def _has_said(process: ServiceProcess, text: str) -> bool:
+    return text in process.log()
 
 
 async def test_nats_that_comes_back_empty_is_filled_before_anything_is_committed(
@@ -122,7 +142,7 @@ async def test_nats_that_comes_back_empty_is_filled_before_anything_is_committed
     await guard(kubernetes, published)
     await nats.kill()
     nats.wipe()
-    await kubernetes.patch(NETWORK_POLICIES, {"spec": web_to_db(81)}, name="db", namespace="default")
+    await change(kubernetes, port=81)
     before = len(published.history)
     await nats.start()
     await eventually(lambda: len(published.history) > before and guarded(published, 81))
@@ -141,7 +161,7 @@ async def test_nats_that_comes_back_empty_is_filled_before_anything_is_committed
 async def test_a_lost_bucket_is_never_committed_in_part_while_policies_change(
     identities: Identities, bus: Bus, kubernetes: Kubernetes, start: Launch, published: Followed
 ) -> None:
-    await start()
+    process = await start()
     await guard(kubernetes, published)
     everybody = tuple(Identity(number) for number in range(400, 460))
     for number in everybody:
@@ -149,15 +169,32 @@ async def test_a_lost_bucket_is_never_committed_in_part_while_policies_change(
     await eventually(lambda: f"identity.{everybody[-1]}" in published.values and committed(published))
     before = len(published.history)
     await lose(bus, Bucket.POLICY)
-    for port in range(1000, 1010):
-        await kubernetes.patch(NETWORK_POLICIES, {"spec": web_to_db(port)}, name="db", namespace="default")
-        await asyncio.sleep(0.7)
-    await eventually(lambda: guarded(published, 1009) and committed(published))
+
+    def committed_anew() -> bool:
+        return any(key == COMMIT_KEY for key, _ in published.history[before:])
+
+    def tried_since(attempts: int) -> bool:
+        return committed_anew() or _attempts(process) > attempts
+
+    port = 1000
+    while not committed_anew():
+        attempts, port = _attempts(process), port + 1
+        await change(kubernetes, port=port)
+        await eventually(partial(tried_since, attempts))
+    await change(kubernetes, port=port + 1)
+    await eventually(lambda: guarded(published, port + 1) and committed(published))
     fresh = Followed()
     fresh.history = published.history[before:]
     states = list(committed_states(fresh))
     assert states
     assert all(protects(state, identities=(WEB, DB, *everybody)) for state in states)
+    assert port > 1001, "policies did not change while the bucket was lost"
+
+
+def _attempts(process: ServiceProcess) -> int:
+    """How many publications have failed, or were put off because somebody else had written."""
+    log = process.log()
+    return log.count("publish policy: attempt") + log.count("reading first what somebody else has published")
 
 
 async def test_publications_that_nats_cuts_short_are_completed(
@@ -170,17 +207,20 @@ async def test_publications_that_nats_cuts_short_are_completed(
 ) -> None:
     process = await start()
     await guard(kubernetes, published)
-    numbers = [Identity(number) for number in range(1000, 3000)]
+    numbers: list[Identity] = []
     for turn in range(4):
+        # A thousand more, and the others change: whatever was published before, there are as many records.
+        numbers += [Identity(1000 * (turn + 1) + number) for number in range(1000)]
         apps = {number: "db" if (number + turn) % 2 else "web" for number in numbers}
-        await identities.put_many((str(number), record(number, app)) for number, app in apps.items())
-        # Sooner or later within the publication, by the machine's speed.
-        await asyncio.sleep(0.1 + 0.15 * turn)
-        await nats.kill()
+        back = asyncio.create_task(bus.reconnected())
+        async with _kill_within_publications(nats, bus, record=1 + 250 * turn):
+            # The service publishes while these still come: they may be cut short as well.
+            with suppress(BusUnavailable):
+                await identities.put_many((str(number), record(number, app)) for number, app in apps.items())
         await nats.start()
-        await eventually(lambda: bus.connected)
-    process_log = process.log()
-    assert "Traceback" not in process_log or "BusUnavailable" in process_log
+        await back
+    assert _attempts(process) > 0, "no publication was cut short"
+    assert "publishing failed" not in process.log()
     apps = {number: "db" if number % 3 else "web" for number in numbers}
     await identities.put_many((str(number), record(number, app)) for number, app in apps.items())
     expected = {number: [(80, 80)] if app == "db" else None for number, app in apps.items()}
@@ -196,6 +236,27 @@ async def test_publications_that_nats_cuts_short_are_completed(
         for each in state.values():
             if isinstance(each, IdentityPolicy):
                 assert all(f"set.{id}" in state for id in (each.ingress, each.egress) if id is not None)
+
+
+@asynccontextmanager
+async def _kill_within_publications(nats: NatsServer, bus: Bus, *, record: int) -> AsyncIterator[None]:
+    """Kill NATS with the record of this number that is put into the policy bucket from now on."""
+    left = record
+    killed = asyncio.Event()
+
+    async def count(_: Msg) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            nats.end()
+            killed.set()
+
+    session = await bus.session()
+    await session.subscribe(f"$KV.{Bucket.POLICY.of(bus.cluster)}.>", count)
+    await session.flush()
+    yield
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await killed.wait()
 
 
 async def test_replicas_that_begin_together_commit_nothing_half(
@@ -253,17 +314,12 @@ async def test_a_proxy_in_place_of_the_api_server_opens_nothing(
 
         # Nor does one that meets nothing else when it starts.
         restarted = await start(via=behind, ready=False)
-        await eventually(lambda: _waits_only_for(restarted, "networkpolicies.networking.k8s.io"))
+        await eventually(lambda: waits_only_for(restarted, "networkpolicies.networking.k8s.io"))
         assert await unwritten(bus, OWN, seconds=1.0) == before
         gateway.answers.clear()
         await restarted.wait_ready()
         assert await unwritten(bus, OWN, seconds=1.0) == before
         await restarted.kill()
-
-
-async def _waits_only_for(process: ServiceProcess, part: str) -> bool:
-    reasons = await process.reasons()
-    return sorted(line.partition(":")[0] for line in reasons.splitlines()) == sorted([part, "publication"])
 
 
 @pytest.mark.parametrize("revision", [0, 1 << 40])
@@ -283,7 +339,7 @@ async def test_what_retires_goes_after_the_grace_time_when_a_node_does_not_tell(
     old = set_of(published, DB)
     assert old is not None
     loop = asyncio.get_running_loop()
-    await kubernetes.patch(NETWORK_POLICIES, {"spec": web_to_db(81)}, name="db", namespace="default")
+    await change(kubernetes, port=81)
     await eventually(lambda: guarded(published, 81))
     began = loop.time()
     await eventually(lambda: f"set.{old.id}" not in published.values)

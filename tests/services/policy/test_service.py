@@ -15,8 +15,27 @@ from shared.contract.policy import POLICY_TYPES, Commit, IdentityPolicy
 from shared.kubernetes import NETWORK_POLICIES, Kubernetes
 from tests.buckets import Followed, lose, unwritten
 from tests.nats_server import NatsServer
-from tests.service_process import Launch, ServiceProcess
-from tests.services.policy.cluster import DB, OWN, WEB, Node, apply, let_in, record, set_of, status, web_to_db
+from tests.service_process import Launch
+from tests.services.policy.cluster import (
+    DB,
+    OWN,
+    WEB,
+    Node,
+    apply,
+    change,
+    committed_states,
+    fill_identities,
+    fill_ipcache,
+    fill_nodes,
+    fill_settings,
+    let_in,
+    protects,
+    record,
+    set_of,
+    status,
+    web_to_db,
+)
+from tests.services.reasons import cannot_publish, waits_only_for
 from tests.waiting import eventually
 
 
@@ -39,7 +58,7 @@ async def test_from_policy_to_publication_and_back(
     assert isinstance(commits[-1], Commit)
     assert commits[-1].policies == 1
 
-    await kubernetes.patch(NETWORK_POLICIES, {"spec": web_to_db(8080)}, name="db", namespace="default")
+    await change(kubernetes, port=8080)
     await eventually(lambda: let_in(published, subject=DB, peer=WEB) == [(8080, 8080)])
     edited = await eventually(
         lambda: (now := status(statuses, "db")) and now.resource_version != accepted.resource_version and now
@@ -135,7 +154,7 @@ async def test_a_refused_policy_is_told_once_and_touches_no_other(
     await start()
     await unwritten(bus, OWN, seconds=0.6)
     assert len(events) == 1, "once for each version of the object, restarts included"
-    await kubernetes.patch(NETWORK_POLICIES, {"spec": web_to_db(81)}, name="named", namespace="default")
+    await change(kubernetes, port=81, name="named")
     await eventually(lambda: (now := status(statuses, "named")) and now.accepted)
     # Adjacent ports of two policies stay two ranges: each names the rule that decided.
     await eventually(lambda: let_in(published, subject=DB, peer=WEB) == [(80, 80), (81, 81)])
@@ -177,20 +196,18 @@ async def test_nothing_is_published_before_all_inputs_were_read(
     """Without the identity service's buckets a commit would say that no pod is protected."""
     await apply(kubernetes, "db", **web_to_db())
     process = await start(ready=False)
-    await eventually(lambda: _serves(process))
-    await asyncio.sleep(1.0)
-    assert not published.values
-    code, reasons = await process.page("readyz")
-    assert code == 503
-    assert "identities: not read yet" in reasons
-    assert "networkpolicies" not in reasons
-
-
-async def _serves(process: ServiceProcess) -> bool:
-    try:
-        return "networkpolicies" not in (await process.page("readyz"))[1]
-    except OSError:
-        return False
+    missing = ["bucket settings", "bucket identities", "bucket ipcache", "bucket nodes"]
+    await eventually(lambda: waits_only_for(process, *missing))
+    assert f"{missing[0]}: not read yet" in await process.reasons()
+    # It looks whether it may publish after each part that it has read; the nodes come last.
+    for fill in (fill_settings, fill_identities, fill_ipcache):
+        await fill(bus)
+        missing.pop(0)
+        await eventually(lambda: waits_only_for(process, *missing))
+    assert not published.history
+    await fill_nodes(bus)
+    await eventually(lambda: let_in(published, subject=DB, peer=WEB) == [(80, 80)])
+    assert all(protects(state) for state in committed_states(published))
 
 
 async def test_an_api_server_that_is_away_at_the_start_opens_nothing(
@@ -207,9 +224,12 @@ async def test_an_api_server_that_is_away_at_the_start_opens_nothing(
     await first.kill()
     await server.stop()
     before = await unwritten(bus, OWN, seconds=0.6)
-    await start(ready=False)
+    process = await start(ready=False)
+    await eventually(lambda: waits_only_for(process, str(NETWORK_POLICIES)))
     await identities.put("300", record(Identity(300), "new"))
-    await asyncio.sleep(2.0)
+    # A record that is refused behind it tells when the service has come so far.
+    await identities.put("301", record(Identity(302), "refused"))
+    await eventually(lambda: "identities 301: ignored" in process.log())
     assert await unwritten(bus, OWN, seconds=0.6) == before
 
 
@@ -225,8 +245,8 @@ async def test_nats_killed_and_started_again(
     await apply(kubernetes, "db", **web_to_db())
     await eventually(lambda: let_in(published, subject=DB, peer=WEB) == [(80, 80)])
     await nats.kill()
-    await kubernetes.patch(NETWORK_POLICIES, {"spec": web_to_db(8080)}, name="db", namespace="default")
-    await asyncio.sleep(1.0)
+    await change(kubernetes, port=8080)
+    await eventually(lambda: cannot_publish(process))
     await nats.start()
     await eventually(lambda: let_in(published, subject=DB, peer=WEB) == [(8080, 8080)])
     await process.wait_ready()
@@ -336,8 +356,9 @@ async def test_a_node_that_lags_keeps_what_it_goes_by(
     old = set_of(published, DB)
     assert old is not None
     node.lags = True
-    await kubernetes.patch(NETWORK_POLICIES, {"spec": web_to_db(8080)}, name="db", namespace="default")
+    await change(kubernetes, port=8080)
     await eventually(lambda: let_in(published, subject=DB, peer=WEB) == [(8080, 8080)])
+    # Nothing comes after it: once a node has told, what retired goes within the settle time of a second.
     await asyncio.sleep(2.0)
     assert f"set.{old.id}" in published.values
     await node.report()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from services.policy.compiler import Compiler
 from services.policy.networkpolicy import policy_ref, read_network_policy
@@ -126,6 +127,10 @@ def _port(chance: random.Random) -> dict[str, Any]:
             return {"protocol": "TCP", "port": first, "endPort": last}
 
 
+_told: WeakKeyDictionary[Compiler, tuple[set[int], set[str]]] = WeakKeyDictionary()
+"""Identities and addresses that a compiler was told of last."""
+
+
 class World:
     """The cluster, and identities as the identity service would give them."""
 
@@ -191,10 +196,14 @@ class World:
         records, ipcache = self.records(), self.ipcache()
         for record in records.values():
             compiler.set_identity(record)
-        compiler.keep_identities({record.id for record in records.values()})
         for ip, identity in ipcache.items():
             compiler.set_address(ip, Identity(identity))
-        compiler.keep_addresses(set(ipcache))
+        identities, addresses = _told.get(compiler, (set(), set()))
+        for number in identities - records.keys():
+            compiler.remove_identity(Identity(number))
+        for ip in addresses - ipcache.keys():
+            compiler.remove_address(ip)
+        _told[compiler] = set(records), set(ipcache)
         compiler.set_node("node", self.pod_cidrs)
         wanted = {policy_ref(namespace=ns, name=name): (ns, name) for ns, name in self.cluster.policies}
         for ref in [ref for ref in compiler.policies if ref not in wanted]:

@@ -27,10 +27,12 @@ def health(name: str) -> ServiceHealth:
     return ServiceHealth(service=name, instance="i", ready=True, uptime_seconds=0, resident_bytes=0)
 
 
-async def test_connect_waits_for_a_server_that_starts_later(tmp_path: Path) -> None:
+async def test_connect_waits_for_a_server_that_starts_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     server = NatsServer(tmp_path)
     connecting = asyncio.create_task(server.connect())
-    await asyncio.sleep(0.3)
+    await eventually(lambda: "cannot connect to NATS" in caplog.text)
     assert not connecting.done()
     await server.start()
     bus = await asyncio.wait_for(connecting, PATIENCE_SECONDS)
@@ -39,10 +41,12 @@ async def test_connect_waits_for_a_server_that_starts_later(tmp_path: Path) -> N
     await server.kill()
 
 
-async def test_a_cancelled_connect_leaves_no_task_behind(tmp_path: Path) -> None:
+async def test_a_cancelled_connect_leaves_no_task_behind(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     before = asyncio.all_tasks()
     connecting = asyncio.create_task(NatsServer(tmp_path).connect())
-    await asyncio.sleep(0.1)
+    await eventually(lambda: "cannot connect to NATS" in caplog.text)
     connecting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await connecting

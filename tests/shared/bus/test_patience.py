@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 
-from shared.bus import Bus, patiently
+from shared.bus import Batch, Bus, Entry, patiently
 from shared.contract.identity import NodeRecord
 from shared.contract.names import Bucket
 from tests.buckets import lose
 from tests.shared.bus.reader import node, reading
+from tests.shared.virtual_time import in_virtual_time, pass_time
 from tests.waiting import eventually
 
 
@@ -41,17 +43,29 @@ async def test_what_is_deleted_by_name_goes_at_once(bus: Bus) -> None:
         await eventually(lambda: not reader.state)
 
 
-async def test_an_empty_bucket_takes_nothing_back_until_its_writer_speaks(bus: Bus) -> None:
-    nodes = await bus.bucket(Bucket.NODES, as_type=NodeRecord, create=True)
-    await nodes.put_many((name, node(name)) for name in "abc")
-    async with reading(patiently(nodes.follow(), seconds=0.05)) as reader:
-        await eventually(lambda: set(reader.state) == set("abc"))
-        await lose(bus, Bucket.NODES)
-        await eventually(lambda: len(reader.batches) == 2)
-        await asyncio.sleep(0.2)
+@in_virtual_time
+async def test_an_empty_bucket_takes_nothing_back_until_its_writer_speaks() -> None:
+    coming: asyncio.Queue[Batch[NodeRecord]] = asyncio.Queue()
+
+    async def batches() -> AsyncGenerator[Batch[NodeRecord], None]:
+        while True:
+            yield await coming.get()
+
+    async with reading(patiently(batches(), seconds=60.0)) as reader:
+        coming.put_nowait(batch(*"abc", snapshot=True))
+        coming.put_nowait(batch(snapshot=True))
+        await pass_time(86_400)
+        assert (set(reader.state), len(reader.batches)) == (set("abc"), 2)
+        coming.put_nowait(batch("b", snapshot=False))
+        await pass_time(59)
         assert set(reader.state) == set("abc")
-        await nodes.put("b", node("b"))
-        await eventually(lambda: set(reader.state) == {"b"})
+        await pass_time(2)
+        assert set(reader.state) == {"b"}
+
+
+def batch(*names: str, snapshot: bool) -> Batch[NodeRecord]:
+    entries = tuple(Entry(name, node(name), number) for number, name in enumerate(names, 1))
+    return Batch(snapshot=snapshot, entries=entries, revision=len(names), caught_up=True)
 
 
 async def test_a_reader_that_ends_leaves_nothing_behind(bus: Bus) -> None:

@@ -43,8 +43,6 @@ class Scripted:
     lists: list[Any] = field(default_factory=list)
     watches: list[Any] = field(default_factory=list)
     asked: list[dict[str, str]] = field(default_factory=list)
-    discovery: dict[str, Any] = field(default_factory=dict)
-    """Path to document or HTTP status."""
     token: str = ""
 
     @property
@@ -56,9 +54,6 @@ class Scripted:
         """The next part of the script."""
         if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
             return _status(401)
-        if request.path in self.discovery:
-            found = self.discovery[request.path]
-            return _status(found) if isinstance(found, int) else web.json_response(found)
         query = dict(request.query)
         self.asked.append(query)
         if "watch" in query:

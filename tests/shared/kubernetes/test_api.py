@@ -8,7 +8,6 @@ import pytest
 
 from deploy.lab.apiserver.server import ApiServer
 from shared.kubernetes import (
-    EVENTS,
     NAMESPACES,
     NODES,
     PODS,
@@ -47,15 +46,6 @@ async def test_a_status_is_merged_without_touching_the_rest(api: Kubernetes) -> 
     found = await api.get(NODES, name="n")
     assert found["status"]["nodeInfo"]["kubeletVersion"] == "v1"
     assert found["spec"]["podCIDR"] == "10.0.0.0/24"
-
-
-async def test_an_event_is_about_its_object(api: Kubernetes) -> None:
-    about = await api.create(NAMESPACES, namespace("a"))
-    await api.create_event(about, reason="Refused", message="because", warning=True)
-    found = await api.request("GET", EVENTS.path(namespace="default"))
-    (event,) = found["items"]
-    assert event["involvedObject"]["uid"] == about["metadata"]["uid"]
-    assert (event["type"], event["reason"], event["message"]) == ("Warning", "Refused", "because")
 
 
 async def test_the_url_is_shown_without_the_password(server: ApiServer, api: Kubernetes) -> None:

@@ -12,7 +12,6 @@ import pytest
 
 from deploy.lab.apiserver.server import ApiServer
 from shared.kubernetes import (
-    CILIUM_NETWORK_POLICIES,
     NAMESPACES,
     PODS,
     Kubernetes,
@@ -147,73 +146,9 @@ async def test_an_api_server_that_was_away_is_found_again(server: ApiServer, api
         assert "namespaces" in next(problem for problem in problems if problem)
 
 
-def groups(*versions: str) -> dict[str, Any]:
-    """Discovery's answer to what groups there are."""
-    listed = [{"name": "n", "versions": [{"groupVersion": version} for version in versions]}]
-    return {"kind": "APIGroupList", "groups": listed}
-
-
-def served(*names: str) -> dict[str, Any]:
-    """Discovery's answer to what a group has."""
-    return {"kind": "APIResourceList", "resources": [{"name": name} for name in names]}
-
-
-POLICIES = "ciliumnetworkpolicies"
-
-
-@pytest.mark.parametrize(
-    "discovery",
-    [
-        {"/apis": groups("apps/v1")},
-        {"/apis": groups("apps/v1", "cilium.io/v2"), "/apis/cilium.io/v2": served("ciliumnodes")},
-    ],
-)
-async def test_a_custom_resource_that_is_not_defined_is_empty(
-    tmp_path: Path, discovery: dict[str, Any]
-) -> None:
-    server = Scripted(lists=[404, 404], discovery=discovery)
-    server.lists.append(pods_list(5, pod("a", 5), kind="CiliumNetworkPolicyList"))
-    async with (
-        scripted_api(server, tmp_path) as (api, _),
-        reading(watch(api, CILIUM_NETWORK_POLICIES)) as reader,
-    ):
-        await eventually(lambda: len(reader.batches) == 2)
-        assert [(batch.snapshot, len(batch.objects)) for batch in reader.batches] == [(True, 0), (True, 1)]
-
-
-@pytest.mark.parametrize(
-    "discovery",
-    [
-        {"/apis": 404},
-        {"/apis": 503},
-        {"/apis": {"kind": "Status"}},
-        {"/apis": groups("cilium.io/v2"), "/apis/cilium.io/v2": 404},
-        {"/apis": groups("cilium.io/v2"), "/apis/cilium.io/v2": served(POLICIES)},
-    ],
-)
-async def test_a_404_that_discovery_does_not_bear_out_withdraws_nothing(
-    tmp_path: Path, discovery: dict[str, Any]
-) -> None:
+async def test_a_404_withdraws_nothing(tmp_path: Path) -> None:
     problems: list[str] = []
-    server = Scripted(
-        lists=[pods_list(5, pod("a", 5), kind="CiliumNetworkPolicyList")],
-        watches=[404, 404, [line("ADDED", pod("b", 6)), None]],
-        discovery=discovery,
-    )
-    async with (
-        scripted_api(server, tmp_path) as (api, _),
-        reading(watch(api, CILIUM_NETWORK_POLICIES, on_problem=problems.append)) as reader,
-    ):
-        await eventually(lambda: "b" in reader.state)
-        assert (set(reader.state), reader.snapshots) == ({"a", "b"}, 1)
-        assert any("404" in problem for problem in problems)
-
-
-async def test_a_built_in_resource_is_never_absent(tmp_path: Path) -> None:
-    problems: list[str] = []
-    server = Scripted(
-        lists=[404, LIST, LIST], watches=[410, 404, [None]], discovery={"/apis": groups("apps/v1")}
-    )
+    server = Scripted(lists=[404, LIST, LIST], watches=[410, 404, [None]])
     async with (
         scripted_api(server, tmp_path) as (api, _),
         reading(watch(api, PODS, on_problem=problems.append)) as reader,

@@ -8,8 +8,7 @@ import asyncio
 from shared.service import Runtime, run_service
 
 
-async def _fail_soon() -> None:
-    await asyncio.sleep(0.2)
+async def _fail() -> None:
     raise ValueError("the shelf fell down")
 
 
@@ -20,7 +19,7 @@ async def main(runtime: Runtime) -> None:
         runtime.start("idle", asyncio.Event().wait())  # type: ignore[arg-type] # its result is of no use
         return
     if behaviour == "fail":
-        runtime.start("shelf", _fail_soon())
+        runtime.start("shelf", _fail())
     runtime.health.detail["shelves"] = 3
     runtime.health.set_not_ready("shelves", "one is missing")
     await runtime.event(kind="started", object="Service test", message="hello")

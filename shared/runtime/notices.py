@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from shared.runtime.runtime import Runtime
+
 
 class Notice(NamedTuple):
     """An event to be published."""
@@ -35,6 +37,11 @@ class Notices:
         """Those to be told now, each returned once."""
         untold, self._untold = self._untold, {}
         return list(untold.values())
+
+    async def tell(self, runtime: Runtime) -> None:
+        """Publish those to be told now as events."""
+        for notice in self.drain():
+            await runtime.event(kind=notice.kind, object=notice.object, message=notice.message)
 
     def count(self, kind: str) -> int:
         """Present complaints of one kind."""
