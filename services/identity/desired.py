@@ -237,6 +237,7 @@ class DesiredState:
             namespace_labels=namespace_labels,
             service_account=pod.service_account,
             pod_labels=self._filter.keep(pod.labels),
+            named_ports=pod.named_ports,
         )
         labels = self._want(name, label_set)
         identity = self._numbers.get(labels) if labels else None

@@ -1,7 +1,8 @@
 """The label set that makes an identity, its canonical form, and its hash.
 
 Two pods have one identity exactly when their label sets are equal: namespace name and labels, service
-account, and pod labels without those that controllers write per pod, Job or revision. The hash is over
+account, pod labels without those that controllers write per pod, Job or revision, and the container ports
+that have names, which policies can tell pods apart by, too. The hash is over
 canonical JSON, so every replica and every later version computes the same one.
 """
 
@@ -13,7 +14,7 @@ from typing import NewType
 import msgspec
 
 from shared.contract.base import Identity
-from shared.contract.identity import IdentityRecord
+from shared.contract.identity import IdentityRecord, NamedPort
 
 LabelsHash = NewType("LabelsHash", str)
 """Lower-case hexadecimal SHA-256 of a canonical label set."""
@@ -26,17 +27,19 @@ class LabelSet(msgspec.Struct, frozen=True, kw_only=True):
     namespace_labels: dict[str, str]
     service_account: str
     pod_labels: dict[str, str]
+    named_ports: tuple[NamedPort, ...] = ()
 
     def digest(self) -> LabelsHash:
-        """SHA-256 of the canonical JSON: an array in field order, mappings sorted by key."""
-        canonical = msgspec.json.encode(
-            (
-                self.namespace,
-                sorted(self.namespace_labels.items()),
-                self.service_account,
-                sorted(self.pod_labels.items()),
-            )
-        )
+        """SHA-256 of the canonical JSON: an array in field order, mappings sorted by key; ports if any."""
+        content: list[object] = [
+            self.namespace,
+            sorted(self.namespace_labels.items()),
+            self.service_account,
+            sorted(self.pod_labels.items()),
+        ]
+        if self.named_ports:
+            content.append([(port.protocol.value, port.name, port.port) for port in self.named_ports])
+        canonical = msgspec.json.encode(content)
         return LabelsHash(hashlib.sha256(canonical).hexdigest())
 
     def describe(self) -> str:
@@ -64,6 +67,7 @@ class LabelSet(msgspec.Struct, frozen=True, kw_only=True):
             service_account=self.service_account,
             pod_labels=dict(sorted(self.pod_labels.items())),
             labels=tuple(sorted(labels)),
+            named_ports=self.named_ports,
         )
 
 
@@ -74,4 +78,5 @@ def label_set_of(record: IdentityRecord) -> LabelSet:
         namespace_labels=record.namespace_labels,
         service_account=record.service_account,
         pod_labels=record.pod_labels,
+        named_ports=record.named_ports,
     )

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from shared.contract.base import Protocol
+from shared.contract.identity import NamedPort
 from shared.kubernetes import KubernetesStruct, read_object
 
 USE_CILIUM_ANNOTATION = "azure.microsoft.com/use-cilium"
@@ -42,8 +44,21 @@ class _PodIp(KubernetesStruct, frozen=True, kw_only=True):
     ip: str | None = None
 
 
+class _ContainerPort(KubernetesStruct, frozen=True, kw_only=True):
+    container_port: int
+    name: str | None = None
+    protocol: str | None = None
+
+
+class _Container(KubernetesStruct, frozen=True, kw_only=True):
+    ports: tuple[_ContainerPort, ...] | None = None
+    restart_policy: str | None = None
+
+
 class _PodSpec(KubernetesStruct, frozen=True, kw_only=True):
     node_name: str | None = None
+    containers: tuple[_Container, ...] | None = None
+    init_containers: tuple[_Container, ...] | None = None
     host_network: bool | None = None
     service_account_name: str | None = None
 
@@ -110,6 +125,8 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     host_network: bool
     service_account: str
     labels: dict[str, str]
+    named_ports: tuple[NamedPort, ...]
+    """Of its containers and sidecars, sorted; of one name and protocol the first."""
     ips: tuple[str, ...]
     """``status.podIPs`` in canonical form."""
     workload: str
@@ -160,6 +177,7 @@ def read_pod(data: Mapping[str, Any], *, namespace: str, name: str) -> Pod:
             host_network=bool(raw.spec.host_network),
             service_account=raw.spec.service_account_name or "",
             labels=labels,
+            named_ports=_named_ports(raw.spec),
             ips=tuple(dict.fromkeys(str(ip_address(ip)) for ip in ips)),
             workload=workload,
             workload_kind=workload_kind,
@@ -200,6 +218,18 @@ def read_node(data: Mapping[str, Any], *, name: str) -> Node:
         )
 
     return read_object(data, as_type=_Node, make=make, kind="Node", namespace="", name=name)
+
+
+def _named_ports(spec: _PodSpec) -> tuple[NamedPort, ...]:
+    sidecars = [each for each in spec.init_containers or () if each.restart_policy == "Always"]
+    found: dict[tuple[Protocol, str], NamedPort] = {}
+    for container in (*(spec.containers or ()), *sidecars):
+        for port in container.ports or ():
+            if port.name:
+                protocol = Protocol(port.protocol or Protocol.TCP)
+                named = NamedPort(protocol=protocol, name=port.name, port=port.container_port)
+                found.setdefault((protocol, port.name), named)
+    return tuple(sorted(found.values()))
 
 
 def _workload(metadata: _Metadata, *, pod: str) -> tuple[str, str]:

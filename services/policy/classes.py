@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from services.policy.errors import HashCollision
 from services.policy.ids import NO_SELECTOR, RESERVED_IDS, Element, Signature, class_id
@@ -45,9 +45,9 @@ class ClassTable:
         """The signature of a class, None when it is not known."""
         return self._signatures.get(id)
 
-    def held_with(self, elements: Iterable[Element]) -> set[ClassId]:
-        """Held classes whose known signatures have any of the elements."""
-        return set().union(*(self._by_element.get(element, ()) for element in elements))
+    def held_with(self, choose: Callable[[Iterable[Element]], Iterable[Element]]) -> set[ClassId]:
+        """Held classes whose known signatures have any of the elements that are chosen."""
+        return set().union(*(self._by_element[element] for element in choose(self._by_element)))
 
     def hold(self, ids: set[ClassId]) -> None:
         """These classes are held; signatures of others are forgotten."""

@@ -20,6 +20,7 @@ from services.policy.ids import NO_SELECTOR, Element, Signature
 from services.policy.labels import LabelIndex, labels_of
 from services.policy.matcher import Matcher
 from services.policy.model import BlockSelector, PeerSelector, Policy
+from services.policy.names import CalledNames
 from services.policy.podspace import PodSpace
 from services.policy.sets import CompiledSet, SetTable
 from shared.contract.base import Direction, Identity, SetId
@@ -86,6 +87,7 @@ class Compiler:
         self._peers = Matcher(self._index, what="peer selector")
         self._subjects = Matcher(self._index, what="subject selector")
         self._policies_of: defaultdict[Element, set[PolicyRef]] = defaultdict(set)
+        self._names = CalledNames()
         self._blocks = Blocks()
         self._space = PodSpace()
         self._everywhere: Signature = NO_SELECTOR
@@ -123,7 +125,7 @@ class Compiler:
 
     def is_live(self, element: Element) -> bool:
         """Whether a peer selector belongs to a policy in force."""
-        return element in self._peers or element in self._blocks
+        return element in self._peers or element in self._blocks or self._names.is_live(element)
 
     def involved(self, collision: HashCollision) -> list[Policy]:
         """The policies in force of which one less may undo the collision."""
@@ -147,6 +149,7 @@ class Compiler:
         self._policies[policy.ref] = policy
         for selector in _peers_of(policy):
             self._acquire(selector)
+        self._dirty_identities |= self._names.acquire(policy)
         self._subjects.acquire(policy.subject)
         if old is not None:
             self._withdraw(old)
@@ -169,6 +172,7 @@ class Compiler:
         self._index.add(record.id, labels)
         self._peers.add(record.id, labels)
         self._subjects.add(record.id, labels)
+        self._names.add(record)
         self._dirty_identities.add(record.id)
 
     def remove_identity(self, identity: Identity) -> None:
@@ -177,6 +181,7 @@ class Compiler:
             self._index.remove(identity)
             self._peers.remove(identity)
             self._subjects.remove(identity)
+            self._names.remove(identity)
             self._dirty_identities.add(identity)
 
     def set_address(self, ip: str, identity: Identity) -> None:
@@ -217,7 +222,7 @@ class Compiler:
         address = self._addresses.get(ip)
         if address is None or address.identity != identity:
             return None
-        return self._peers.signature(identity) | self._blocks.matching(address.place)
+        return self._signature(identity) | self._blocks.matching(address.place)
 
     def prefix_signature(self, cidr: str) -> Signature:
         """The signature of the addresses of a prefix outside the ipcache."""
@@ -259,6 +264,7 @@ class Compiler:
     def _withdraw(self, policy: Policy) -> None:
         self._dirty_identities |= self._subjects.members(policy.subject.id)
         self._subjects.release(policy.subject)
+        self._dirty_identities |= self._names.release(policy)
         discard(self._policies_of, policy.subject.id, policy.ref)
         for selector in _peers_of(policy):
             if isinstance(selector, BlockSelector):
@@ -326,16 +332,21 @@ class Compiler:
             if not policies:
                 continue
             try:
-                sets[direction] = self._sets.acquire(policies, direction=direction)
+                numbers = self._names.numbers(identity)
+                sets[direction] = self._sets.acquire(policies, direction=direction, numbers=numbers)
             except HashCollision:
                 for id in sets.values():
                     self._sets.release(id)
                 raise
         return IdentityState(
-            self._peers.signature(identity) | self._everywhere,
+            self._signature(identity) | self._everywhere,
             sets.get(Direction.INGRESS),
             sets.get(Direction.EGRESS),
         )
+
+    def _signature(self, identity: Identity) -> Signature:
+        """Without what follows from its addresses."""
+        return self._peers.signature(identity) | self._names.signature(identity)
 
     def _governing(self, selected_by: Signature, *, direction: Direction) -> list[Policy]:
         refs = {ref for id in selected_by for ref in self._policies_of[id]}
@@ -364,7 +375,7 @@ class Compiler:
         owner = self.identities.get(identity_key(address.identity))
         if owner is None:
             return None
-        signature = self._peers.signature(address.identity) | self._blocks.matching(address.place)
+        signature = self._signature(address.identity) | self._blocks.matching(address.place)
         return None if signature == owner.signature else AddressState(ip, address.identity, signature)
 
 

@@ -27,7 +27,7 @@ from services.policy.classes import ClassTable
 from services.policy.compiler import Compiler
 from services.policy.ids import Element, Signature, was
 from services.policy.published import Member, Published, set_key
-from services.policy.sets import CompiledSet
+from services.policy.sets import Asked, CompiledSet
 from shared.contract.base import ClassId, Identity, Message, SetId
 from shared.contract.policy import AddressClass, CidrClass, IdentityPolicy, PolicySet, Row
 
@@ -47,8 +47,8 @@ class Context:
     desired: Compiler
     published: Published
     classes: ClassTable
-    selectors_of: Mapping[SetId, Signature]
-    """Selectors of old sets that this process has compiled."""
+    asked_by: Mapping[SetId, Asked]
+    """What old sets ask that this process has compiled."""
     complete: frozenset[SetId]
     """Published sets that have a row for every held class which needs one."""
     needed: frozenset[SetId]
@@ -99,7 +99,7 @@ class _Drafter:
         self._classes = context.classes
         self._result = Draft()
         self._old: dict[SetId, PolicySet] = {}
-        self._relevant: set[Element] = set()
+        self._asked: list[Asked] = []
 
     def draft(self, scope: Iterable[str] | None) -> Draft:
         published, desired = self._published, self._desired
@@ -141,7 +141,7 @@ class _Drafter:
                 self._result.sets[id] = None
             else:
                 self._old[id] = value
-                self._relevant |= self._context.selectors_of.get(id, frozenset())
+                self._asked += [self._context.asked_by[id]] if id in self._context.asked_by else []
 
     def _move(self, key: str) -> Move | None:
         """None when there is no such member, or is to be none."""
@@ -187,9 +187,9 @@ class _Drafter:
     def _next_signature(self, move: Move) -> Signature:
         published, desired = move
         known = self._classes.signature(published) if published is not None else None
-        if known is None or not self._relevant:
+        if known is None or not self._asked:
             return desired
-        carried = (known - desired) & self._relevant
+        carried = frozenset[Element]().union(*(asked.of(known - desired) for asked in self._asked))
         return desired.union(element for element in carried if not self._desired.is_live(element))
 
     def _tell_apart(self, chosen: dict[Move, Signature]) -> None:
@@ -264,7 +264,7 @@ class _Drafter:
             old_set = self._published.sets.get(compiled.id)
             if old_set is None or compiled.id not in self._context.complete:
                 self._put_set(self._whole(compiled, signatures, dead=dead))
-            elif not elements.isdisjoint(compiled.selectors) or not dead.isdisjoint(old_set.rows):
+            elif compiled.asked.of(elements) or not dead.isdisjoint(old_set.rows):
                 rows = {peer: row for peer, row in old_set.rows.items() if peer not in dead}
                 self._put_set(_with_rows(old_set, rows | _rows(compiled, signatures)))
         for key in self._published.unreadable:
@@ -287,7 +287,7 @@ class _Drafter:
         self, compiled: CompiledSet, born: Mapping[ClassId, Signature], *, dead: set[ClassId]
     ) -> PolicySet:
         signatures = dict(born)
-        for id in self._classes.held_with(compiled.selectors) - dead:
+        for id in self._classes.held_with(compiled.asked.of) - dead:
             signatures[id] = self._classes.signature(id) or frozenset()
         rows: dict[ClassId, Row] = {}
         if (published := self._published.sets.get(compiled.id)) is not None:

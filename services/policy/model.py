@@ -112,6 +112,13 @@ class PortMatch(msgspec.Struct, frozen=True, order=True):
     last: int
 
 
+class PortName(msgspec.Struct, frozen=True, order=True):
+    """The port that the destination pod gives this name."""
+
+    protocol: Protocol
+    name: str
+
+
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """One rule of a policy in one direction."""
 
@@ -121,13 +128,16 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """Sorted by id; None matches every peer, empty none."""
     ports: tuple[PortMatch, ...] | None
     """Sorted; None matches all traffic, of whatever protocol."""
+    names: tuple[PortName, ...] = ()
+    """Sorted; ports besides those of ``ports``."""
     action: Action = Action.ALLOW
 
     def content(self) -> tuple[object, ...]:
         """What is hashed."""
         peers = None if self.peers is None else tuple(peer.id for peer in self.peers)
         ports = None if self.ports is None else tuple((p.protocol.value, p.first, p.last) for p in self.ports)
-        return (self.index, self.action.value, peers, ports)
+        names = tuple((name.protocol.value, name.name) for name in self.names)
+        return (self.index, self.action.value, peers, ports, *([names] if names else ()))
 
 
 class DirectionRules(msgspec.Struct, frozen=True, kw_only=True):

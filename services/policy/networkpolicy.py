@@ -89,8 +89,9 @@ def _read_rules(
             item.peers, path=f"{path}.{word}", namespace=ref.namespace, faults=faults, selectable=selectable
         )
         ports = read_ports(item.ports, path=f"{path}.ports", faults=faults)
-        rules.append(Rule(index=index, peers=peers, ports=ports))
+        rules.append(Rule(index=index, peers=peers, ports=ports.ranges, names=ports.names))
     ranges = parts(port for rule in rules for port in rule.ports or ())
+    ranges += len({name for rule in rules for name in rule.names})
     if ranges > MOST_RANGES:
         faults.add(
             f"spec.{side}",

@@ -18,9 +18,9 @@ from services.policy.classes import ClassTable
 from services.policy.compiler import Compiler
 from services.policy.draft import Context, Draft, class_name, draft
 from services.policy.errors import HashCollision
-from services.policy.ids import Signature
 from services.policy.published import Published, set_key
 from services.policy.retirement import Patience, Retirement
+from services.policy.sets import Asked
 from shared.contract.base import Message, SetId
 from shared.contract.names import COMMIT_KEY
 from shared.contract.policy import Commit, IdentityPolicy
@@ -51,7 +51,7 @@ class Planner:
         self._fits = fits
         self._retirement = Retirement(patience)
         self._classes = ClassTable()
-        self._selectors_of: dict[SetId, Signature] = {}
+        self._asked_by: dict[SetId, Asked] = {}
         self._complete: frozenset[SetId] = frozenset()
         self._needed: frozenset[SetId] = frozenset()
         self._waiting: set[str] = set()
@@ -96,7 +96,7 @@ class Planner:
             desired=self._desired,
             published=self.published,
             classes=self._classes,
-            selectors_of=self._selectors_of,
+            asked_by=self._asked_by,
             complete=self._complete,
             needed=self._needed,
             released=lambda name: self._retirement.released(name, realised=realised, now=now),
@@ -169,11 +169,11 @@ class Planner:
         self._classes.hold(made.held)
         self._complete = frozenset(self._desired.sets) - made.withheld
         self._needed = frozenset(made.needed)
-        selectors_of = {id: value.selectors for id, value in self._desired.sets.items()}
-        for id in self.published.sets.keys() - selectors_of.keys():
-            known = self._selectors_of.get(id, frozenset())
-            selectors_of[id] = known | made.told_apart.get(id, set())
-        self._selectors_of = selectors_of
+        asked_by = {id: value.asked for id, value in self._desired.sets.items()}
+        for id in self.published.sets.keys() - asked_by.keys():
+            known = self._asked_by.get(id, Asked())
+            asked_by[id] = known._replace(selectors=known.selectors | made.told_apart.get(id, set()))
+        self._asked_by = asked_by
         self._retirement.update(self._retired(), revision=revision, now=now)
 
     def _retired(self) -> Iterator[str]:

@@ -1,16 +1,14 @@
-"""``ports`` of a rule: numbers, ``endPort`` ranges, whole protocols.
-
-A named port means another number for each destination pod, which the model cannot say; it is refused in
-:func:`_refuse_name` alone.
-"""
+"""``ports`` of a rule: numbers, ``endPort`` ranges, whole protocols, and names."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from services.policy.faults import Faults
-from services.policy.model import PortMatch
+from services.policy.model import PortMatch, PortName
 from services.policy.raw import RawPort
 from shared.contract.base import Protocol
 
@@ -19,12 +17,28 @@ PROTOCOLS = frozenset((Protocol.TCP, Protocol.UDP, Protocol.SCTP))
 """``core/v1.Protocol``; a policy names no others."""
 
 
-def read_ports(raw: Sequence[RawPort] | None, *, path: str, faults: Faults) -> tuple[PortMatch, ...] | None:
-    """Sorted disjoint port ranges; None, all traffic, when the list is absent or empty."""
+_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_LONGEST_NAME = 15
+
+
+class Ports(NamedTuple):
+    """Ports of a rule; ``ranges`` None with no names is all traffic."""
+
+    ranges: tuple[PortMatch, ...] | None
+    """Sorted and disjoint."""
+    names: tuple[PortName, ...] = ()
+    """Sorted without duplicates."""
+
+
+def read_ports(raw: Sequence[RawPort] | None, *, path: str, faults: Faults) -> Ports:
+    """What the list says; all traffic when it is absent or empty."""
     if not raw:
-        return None
+        return Ports(None)
     ports = [_read_port(port, path=f"{path}[{index}]", faults=faults) for index, port in enumerate(raw)]
-    return _merge([port for port in ports if port is not None])
+    return Ports(
+        _merge([port for port in ports if isinstance(port, PortMatch)]),
+        tuple(sorted({port for port in ports if isinstance(port, PortName)})),
+    )
 
 
 def parts(ports: Iterable[PortMatch]) -> int:
@@ -42,7 +56,7 @@ def parts(ports: Iterable[PortMatch]) -> int:
     return found
 
 
-def _read_port(raw: RawPort, *, path: str, faults: Faults) -> PortMatch | None:
+def _read_port(raw: RawPort, *, path: str, faults: Faults) -> PortMatch | PortName | None:
     name = raw.protocol or Protocol.TCP
     if name not in PROTOCOLS:
         faults.add(f"{path}.protocol", f"{name!r} cannot be selected", remedy="use TCP, UDP or SCTP")
@@ -54,8 +68,7 @@ def _read_port(raw: RawPort, *, path: str, faults: Faults) -> PortMatch | None:
             return None
         return PortMatch(protocol, 0, LAST_PORT)
     if isinstance(raw.port, str):
-        _refuse_name(raw.port, path=path, faults=faults)
-        return None
+        return _read_name(raw, raw.port, protocol=protocol, path=path, faults=faults)
     last = raw.port if raw.end_port is None else raw.end_port
     if not 1 <= raw.port <= LAST_PORT:
         faults.add(f"{path}.port", f"{raw.port} is not a port", remedy=f"use a number from 1 to {LAST_PORT}")
@@ -70,12 +83,18 @@ def _read_port(raw: RawPort, *, path: str, faults: Faults) -> PortMatch | None:
     return PortMatch(protocol, raw.port, last)
 
 
-def _refuse_name(name: str, *, path: str, faults: Faults) -> None:
-    faults.add(
-        f"{path}.port",
-        f"the named port {name!r} differs from pod to pod and is not supported",
-        remedy="use the number of the container port",
-    )
+def _read_name(raw: RawPort, name: str, *, protocol: Protocol, path: str, faults: Faults) -> PortName | None:
+    if raw.end_port is not None:
+        faults.add(f"{path}.endPort", "a range cannot begin with a name", remedy="set port to a number")
+        return None
+    if len(name) > _LONGEST_NAME or not _NAME.fullmatch(name) or "--" in name:
+        faults.add(
+            f"{path}.port",
+            f"{name!r} is not the name of a port",
+            remedy=f"use up to {_LONGEST_NAME} of a-z, 0-9 and single '-', a letter among them",
+        )
+        return None
+    return PortName(protocol, name)
 
 
 def _merge(ports: list[PortMatch]) -> tuple[PortMatch, ...]:

@@ -7,9 +7,9 @@ the first rule for all traffic ends the painting.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from services.policy.model import Rule
+from services.policy.model import PortMatch, PortName, Rule
 from shared.contract.base import Protocol
 from shared.contract.policy import PortRange, Row
 
@@ -17,15 +17,21 @@ DENY_ALL = Row()
 """No rule matches: the default deny of a set."""
 
 
-def resolve(rules: Iterable[tuple[int, Rule]]) -> Row:
-    """The row of the matching rules, given in deciding order with their index in the set."""
+def resolve(rules: Iterable[tuple[int, Rule]], *, numbers: Mapping[PortName, int]) -> Row:
+    """The row of the matching rules, given in deciding order with their index in the set.
+
+    ``numbers`` is what names of ports mean; what it lacks, the destination has no port by.
+    """
     painted: defaultdict[Protocol, list[PortRange]] = defaultdict(list)
     rest = DENY_ALL
     for number, rule in rules:
         if rule.ports is None:
             rest = Row(action=rule.action, rule=number)
             break
-        for port in rule.ports:
+        named = (
+            PortMatch(name.protocol, numbers[name], numbers[name]) for name in rule.names if name in numbers
+        )
+        for port in (*rule.ports, *named):
             ranges = painted[port.protocol]
             ranges.extend(
                 PortRange(protocol=port.protocol, first=first, last=last, action=rule.action, rule=number)

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 import msgspec
 
-from shared.contract.base import Identity, Message
+from shared.contract.base import Identity, Message, Protocol
+
+
+class NamedPort(msgspec.Struct, frozen=True, kw_only=True, order=True):
+    """A container port that has a name (``core/v1`` ContainerPort)."""
+
+    protocol: Protocol
+    name: str
+    port: int
 
 
 class IdentityRecord(Message, frozen=True, kw_only=True):
@@ -20,7 +28,9 @@ class IdentityRecord(Message, frozen=True, kw_only=True):
     service_account: str = ""
     pod_labels: dict[str, str] = msgspec.field(default_factory=dict)
     labels: tuple[str, ...] = ()
-    """All of it as Hubble prints labels (``k8s:app=web``), sorted."""
+    """All labels as Hubble prints them (``k8s:app=web``), sorted."""
+    named_ports: tuple[NamedPort, ...] = ()
+    """Of its pods, sorted; pods that differ in them have different identities."""
 
 
 class IpEntry(Message, frozen=True, kw_only=True):

@@ -99,10 +99,12 @@ def matching(*expressions: tuple[str, ...], **labels: str) -> Object:
 
 
 def policy_port(text: str) -> Object:
-    """An entry of ``ports``: ``80``, ``53/UDP``, ``8000-8010`` or ``/UDP``."""
+    """An entry of ``ports``: ``80``, ``53/UDP``, ``8000-8010``, ``/UDP`` or a name, ``web``."""
     _, numbers, protocol = _split(text)
-    first, _, last = numbers.partition("-")
     port: Object = {"protocol": protocol}
+    if numbers and not numbers[0].isdigit():
+        return {**port, "port": numbers}
+    first, _, last = numbers.partition("-")
     if first:
         port["port"] = int(first)
     if last:

@@ -6,7 +6,8 @@ import pytest
 
 from services.identity.labels import LabelSet, label_set_of
 from services.identity.objects import read_node, read_pod
-from shared.contract.base import Identity
+from shared.contract.base import Identity, Protocol
+from shared.contract.identity import NamedPort
 from shared.kubernetes import ObjectRefused
 from shared.labels import LabelFilter
 from tests.services.identity.samples import node_object, pod, pod_object
@@ -86,3 +87,34 @@ def test_a_record_tells_its_label_set_and_hubbles_labels() -> None:
 def test_label_exclusions_may_end_in_a_star() -> None:
     keep = LabelFilter(("a", "b.io/*")).keep
     assert keep({"a": "1", "aa": "2", "b.io/x": "3", "b.io": "4"}) == {"aa": "2", "b.io": "4"}
+
+
+def test_named_ports_are_those_of_containers_and_sidecars_and_the_first_of_a_name_counts() -> None:
+    data = pod_object()
+    data["spec"]["containers"] = [
+        {"ports": [{"containerPort": 80, "name": "web"}, {"containerPort": 81}]},
+        {
+            "ports": [
+                {"containerPort": 8080, "name": "web"},
+                {"containerPort": 53, "name": "dns", "protocol": "UDP"},
+            ]
+        },
+    ]
+    data["spec"]["initContainers"] = [
+        {"ports": [{"containerPort": 7, "name": "init"}]},
+        {"restartPolicy": "Always", "ports": [{"containerPort": 9100, "name": "metrics"}]},
+    ]
+    read = read_pod(data, namespace="default", name="web-1")
+    assert [(port.protocol, port.name, port.port) for port in read.named_ports] == [
+        ("TCP", "metrics", 9100),
+        ("TCP", "web", 80),
+        ("UDP", "dns", 53),
+    ]
+
+
+def test_pods_that_differ_in_named_ports_alone_have_different_identities_and_records_say_so() -> None:
+    web = (NamedPort(protocol=Protocol.TCP, name="web", port=80),)
+    base = LabelSet(namespace="a", namespace_labels={}, service_account="", pod_labels={})
+    other = LabelSet(namespace="a", namespace_labels={}, service_account="", pod_labels={}, named_ports=web)
+    assert base.digest() != other.digest()
+    assert label_set_of(other.record(Identity(300), cluster="c")) == other

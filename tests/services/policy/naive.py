@@ -19,6 +19,8 @@ class Pod:
     namespace: str
     labels: dict[str, str]
     ips: tuple[str, ...]
+    ports: tuple[tuple[str, str, int], ...] = ()
+    """Named container ports: protocol, name, number."""
 
 
 @dataclass
@@ -46,8 +48,9 @@ def allowed(cluster: Cluster, *, pod: Pod, direction: str, peer_ip: str, protoco
         isolated = True
         side, peers = ("ingress", "from") if direction == "Ingress" else ("egress", "to")
         for rule in spec.get(side) or []:
+            receiver = pod if direction == "Ingress" else cluster.pod_at(peer_ip)
             if peer_matches(cluster, namespace, rule.get(peers), peer_ip) and port_matches(
-                rule.get("ports"), protocol, port
+                rule.get("ports"), protocol, port, receiver
             ):
                 return True
     return not isolated
@@ -108,8 +111,8 @@ def in_block(block: dict[str, Any], ip: str) -> bool:
     return not any(address in ipaddress.ip_network(item, strict=False) for item in block.get("except") or [])
 
 
-def port_matches(ports: list[dict[str, Any]] | None, protocol: str, port: int) -> bool:
-    """``ports``: empty or missing means all traffic, else one has to match."""
+def port_matches(ports: list[dict[str, Any]] | None, protocol: str, port: int, receiver: Pod | None) -> bool:
+    """``ports``: empty or missing means all traffic, else one has to match; a name is the receiver's."""
     if not ports:
         return True
     for item in ports:
@@ -117,6 +120,10 @@ def port_matches(ports: list[dict[str, Any]] | None, protocol: str, port: int) -
             continue
         if item.get("port") is None:
             return True
+        if isinstance(item["port"], str):
+            if receiver is not None and (protocol, item["port"], port) in receiver.ports:
+                return True
+            continue
         if item["port"] <= port <= (item.get("endPort") or item["port"]):
             return True
     return False

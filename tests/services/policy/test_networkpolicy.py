@@ -132,9 +132,19 @@ def test_ports() -> None:
             "spec.ingress[0].from[0].ipBlock",
             "either addresses or pods",
         ),
-        (ingress({}, {"ports": [{"port": "http"}]}), "spec.ingress[1].ports[0].port", "named port 'http'"),
-        (ingress({"ports": [{"port": "80"}]}), "spec.ingress[0].ports[0].port", "named port '80'"),
-        (ingress({"ports": [{"port": "a", "endPort": 9}]}), "spec.ingress[0].ports[0].port", "named port"),
+        (
+            ingress({}, {"ports": [{"port": "HTTP"}]}),
+            "spec.ingress[1].ports[0].port",
+            "'HTTP' is not the name",
+        ),
+        (ingress({"ports": [{"port": "80"}]}), "spec.ingress[0].ports[0].port", "'80' is not the name"),
+        (ingress({"ports": [{"port": "a--b"}]}), "spec.ingress[0].ports[0].port", "'a--b' is not the name"),
+        (ingress({"ports": [{"port": "a" * 16}]}), "spec.ingress[0].ports[0].port", "is not the name"),
+        (
+            ingress({"ports": [{"port": "a", "endPort": 9}]}),
+            "spec.ingress[0].ports[0].endPort",
+            "begin with a",
+        ),
         (ingress({"ports": [{"port": 0}]}), "spec.ingress[0].ports[0].port", "0 is not a port"),
         (ingress({"ports": [{"port": 65536}]}), "spec.ingress[0].ports[0].port", "65536 is not a port"),
         (ingress({"ports": [{"endPort": 80}]}), "spec.ingress[0].ports[0].endPort", "no start"),
@@ -209,7 +219,7 @@ def test_all_faults_are_told_at_once_those_of_directions_not_enforced_too() -> N
         "podSelector": {"matchLabels": {"-": "x"}},
         "policyTypes": ["Ingress"],
         "ingress": [{"from": [{}]}],
-        "egress": [{"ports": [{"port": "dns"}]}],
+        "egress": [{"ports": [{"port": "DNS"}]}],
     }
     assert [field for field, _ in refusals(spec)] == [
         "spec.podSelector.matchLabels[-]",

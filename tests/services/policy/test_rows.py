@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.policy.model import PortMatch, Rule
-from services.policy.rows import DENY_ALL, resolve
+from services.policy import rows
+from services.policy.model import PortMatch, PortName, Rule
+from services.policy.rows import DENY_ALL
 from shared.contract.base import Protocol
 from shared.contract.policy import Action, PortRange, Row
 
@@ -15,6 +18,10 @@ TCP, UDP = Protocol.TCP, Protocol.UDP
 
 def rule(*ports: PortMatch, index: int = 0) -> Rule:
     return Rule(index=index, peers=None, ports=ports or None)
+
+
+def resolve(rules: list[tuple[int, Rule]], *, numbers: Mapping[PortName, int] | None = None) -> Row:
+    return rows.resolve(rules, numbers=numbers or {})
 
 
 def allowed(protocol: Protocol, first: int, last: int, number: int) -> PortRange:
@@ -74,3 +81,13 @@ def test_each_port_has_the_verdict_of_the_first_rule_that_names_it(
             found = [i for i in row.ranges if i.protocol is protocol and i.first <= port <= i.last]
             assert len(found) <= 1
             assert (found[0].rule if found else row.rule) == wanted
+
+
+def test_a_name_is_the_number_that_the_destination_gives_it_or_nothing() -> None:
+    web, dns = PortName(TCP, "web"), PortName(UDP, "dns")
+    calls = Rule(index=0, peers=None, ports=(PortMatch(TCP, 443, 443),), names=(web, dns))
+    assert resolve([(0, calls)], numbers={web: 8080}).ranges == (
+        allowed(TCP, 443, 443, 0),
+        allowed(TCP, 8080, 8080, 0),
+    )
+    assert resolve([(0, Rule(index=0, peers=None, ports=(), names=(web,)))]) == DENY_ALL

@@ -8,8 +8,8 @@ from weakref import WeakKeyDictionary
 
 from services.policy.compiler import Compiler
 from services.policy.networkpolicy import policy_ref, read_network_policy
-from shared.contract.base import Identity
-from shared.contract.identity import IdentityRecord
+from shared.contract.base import Identity, Protocol
+from shared.contract.identity import IdentityRecord, NamedPort
 from shared.contract.reserved import Reserved
 from shared.labels import EVERY_LABEL
 from tests.services.policy.naive import Cluster, Pod
@@ -20,6 +20,16 @@ POD_IPS = ("10.0.0.5", "10.0.0.6", "10.0.0.7", "10.0.1.5", "10.0.1.6", "fd00::5"
 PORTS = (1, 79, 80, 81, 8080, 65535)
 PROTOCOLS = ("TCP", "UDP", "ICMP")
 NAMESPACES = ("a", "b", "c")
+
+NAMED_PORTS: tuple[tuple[tuple[str, str, int], ...], ...] = (
+    (),
+    (),
+    (("TCP", "web", 80),),
+    (("TCP", "web", 8080),),
+    (("TCP", "web", 81), ("UDP", "dns", 79)),
+    (("UDP", "web", 80), ("TCP", "dns", 80)),
+)
+"""What pods call their ports: one name is another number, or of another protocol, elsewhere."""
 
 LABELS: tuple[dict[str, str], ...] = ({}, {"app": "x"}, {"app": "y"}, {"app": "y", "tier": ""}, {"tier": "x"})
 NODE_CIDRS = ((), ("10.0.0.0/24",), ("10.0.0.0/16",), ("10.0.0.0/24", "fd00::/64"))
@@ -69,7 +79,8 @@ def some_change(chance: random.Random) -> tuple[Any, ...]:
             return "no policy", chance.choice("ab"), chance.choice("pq")
         case "pod":
             ips = tuple(chance.sample(POD_IPS, chance.choice((1, 1, 2))))
-            return "pod", _pod(chance), chance.choice(NAMESPACES), chance.choice(LABELS), ips
+            ports = chance.choice(NAMED_PORTS)
+            return "pod", _pod(chance), chance.choice(NAMESPACES), chance.choice(LABELS), ips, ports
         case "no pod":
             return "no pod", _pod(chance)
         case "namespace":
@@ -115,13 +126,15 @@ def _peer(chance: random.Random) -> dict[str, Any]:
 
 
 def _port(chance: random.Random) -> dict[str, Any]:
-    match chance.randrange(4):
+    match chance.randrange(5):
         case 0:
             return {} if chance.random() < 0.5 else {"protocol": chance.choice(("TCP", "UDP"))}
         case 1:
             return {"port": chance.choice(PORTS)}
         case 2:
             return {"port": chance.choice(PORTS), "protocol": "UDP"}
+        case 3:
+            return {"port": chance.choice(("web", "dns")), "protocol": chance.choice(("TCP", "UDP"))}
         case _:
             first, last = sorted(chance.sample(PORTS, 2))
             return {"protocol": "TCP", "port": first, "endPort": last}
@@ -152,10 +165,10 @@ class World:
             case "no policy":
                 cluster.policies.pop(details, None)
             case "pod":
-                name, namespace, pod_labels, ips = details
+                name, namespace, pod_labels, ips, *ports = details
                 taken = {ip for pod in cluster.pods.values() if pod.name != name for ip in pod.ips}
                 free = tuple(ip for ip in ips if ip not in taken)
-                cluster.pods[name] = Pod(name, namespace, pod_labels, free)
+                cluster.pods[name] = Pod(name, namespace, pod_labels, free, *ports)
             case "no pod":
                 cluster.pods.pop(details[0], None)
             case "namespace":
@@ -170,6 +183,7 @@ class World:
                 pod.namespace,
                 sorted(self.cluster.namespaces[pod.namespace].items()),
                 sorted(pod.labels.items()),
+                pod.ports,
             )
         )
         return self._numbers.setdefault(text, 256 + len(self._numbers))
@@ -182,6 +196,10 @@ class World:
                 namespace=pod.namespace,
                 namespace_labels=self.cluster.namespaces[pod.namespace],
                 pod_labels=pod.labels,
+                named_ports=tuple(
+                    NamedPort(protocol=Protocol(protocol), name=name, port=port)
+                    for protocol, name, port in pod.ports
+                ),
             )
             for pod in self.cluster.pods.values()
         }
