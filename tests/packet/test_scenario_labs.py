@@ -12,28 +12,15 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from deploy.lab import client, kernelfs, namespaces, processes
-from deploy.lab.names import BPFFS, LabNames
+from deploy.lab import client, processes
+from deploy.lab.names import LabNames
 from deploy.lab.supervisor import bound_to_parent
 from tests.packet.agents import DENIED_SECONDS, job, traffic, tried
-from tests.packet.labs import REPOSITORY, Finished, Lab, eventually, run
+from tests.packet.labs import REPOSITORY, Lab, eventually, remains, stentor
 from tests.packet.manifests import from_pods, pod, policy
 from tests.packet.runs import lab_name
 
 NS = "twin"
-
-
-def remains(name: str) -> dict[str, object]:
-    """All that there is of a lab on this machine, by kind."""
-    names = LabNames(name)
-    found = {
-        "namespaces": namespaces.names(names.prefix),
-        "state": [names.state] if names.state.exists() else [],
-        "pins": list((BPFFS / "stentor").glob(f"{name}-*")),
-        "cgroups": [path for root in kernelfs.mounted("cgroup2") for path in root.glob(f"stentor/{name}-*")],
-        "processes": processes.marked(names.state),
-    }
-    return {kind: each for kind, each in found.items() if each}
 
 
 @pytest.fixture
@@ -49,10 +36,6 @@ async def name() -> AsyncIterator[str]:
     assert {name for _, name in socket.if_nameindex()} <= links, "the machine's own namespace is untouched"
 
 
-async def cli(*arguments: str) -> Finished:
-    return await run([sys.executable, "-m", "deploy.cli", *arguments])
-
-
 async def test_two_labs_with_the_same_addresses_do_not_meet(lab: Lab, name: str) -> None:
     pods = [
         pod("server", namespace=NS, node="node-1", app="server"),
@@ -64,7 +47,7 @@ async def test_two_labs_with_the_same_addresses_do_not_meet(lab: Lab, name: str)
         server = lab.ip("server", namespace=NS)
         steady = [job(kind, server, id=kind) for kind in ("kept", "new")]
         async with traffic(lab, NS, client=steady) as seen, lab.heard("flow.>") as flows:
-            up = await cli("lab", "up", "--nodes", "1", "--name", name)
+            up = await stentor("lab", "up", "--nodes", "1", "--name", name)
             assert up.code == 0, up.errors
             other = Lab(name)
             assert other.node_ip("node-1") == lab.node_ip("node-1")
@@ -84,7 +67,7 @@ async def test_two_labs_with_the_same_addresses_do_not_meet(lab: Lab, name: str)
                 assert "client" in {flow["source"].get("pod") for flow in flows}
                 assert not [flow for flow in flows if flow["verdict"] == "dropped" and twin in str(flow)]
                 await seen.more()
-            down = await cli("lab", "down", "--name", name)
+            down = await stentor("lab", "down", "--name", name)
             assert down.code == 0, down.errors
             assert remains(name) == {}
             await seen.more()
@@ -131,7 +114,7 @@ async def test_daemon_killed_while_it_comes_up_leaves_nothing(
         _, errors = await asyncio.wait_for(up.communicate(), 20)
         assert up.returncode == 1
         assert b"daemon ended" in errors
-    down = await cli("lab", "down", "--name", name)
+    down = await stentor("lab", "down", "--name", name)
     assert down.code == 0, down.errors
     assert remains(name) == {}
 
@@ -141,8 +124,8 @@ async def test_killed_up_leaves_a_lab_that_down_removes(name: str) -> None:
     async with coming_up(name) as up:
         await eventually(lambda: child_runs("nats")(names), every=0.005)
         up.kill()
-    down = await cli("lab", "down", "--name", name)
+    down = await stentor("lab", "down", "--name", name)
     assert down.code == 0, down.errors
     assert remains(name) == {}
-    again = await cli("lab", "down", "--name", name)
+    again = await stentor("lab", "down", "--name", name)
     assert again.code == 0, "there is nothing to remove, and that is fine"

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from shared.bus import BucketStore, Bus
 from shared.contract.base import Identity, Message
 from shared.contract.identity import IdentityRecord, IpEntry, LabelRules, NodeRecord
 from shared.contract.names import COMMIT_KEY, LABELS_KEY, Bucket, ip_key, token
-from shared.contract.node import Realised
+from shared.contract.node import Event, Realised
 from shared.contract.policy import POLICY_TYPES, IdentityPolicy, PolicySet, PolicyStatus
 from shared.kubernetes import NETWORK_POLICIES, Kubernetes
 from shared.labels import LabelFilter
 from tests.buckets import Followed
 from tests.waiting import eventually
+
+Hear = Callable[[str], list[Event]]
 
 WEB, DB = Identity(256), Identity(257)
 OWN = (Bucket.POLICY, Bucket.POLICY_STATUS)

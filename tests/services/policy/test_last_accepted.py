@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from services.policy.compiler import Compiler
@@ -10,8 +9,6 @@ from services.policy.inputs import Inputs
 from services.policy.networkpolicy import policy_ref
 from shared.bus import BucketStore, Bus
 from shared.contract.identity import IdentityRecord
-from shared.contract.names import event_subject
-from shared.contract.node import Event
 from shared.contract.policy import InForce, PolicyStatus
 from shared.kubernetes import NETWORK_POLICIES, Kubernetes, ObjectBatch, ObjectChange
 from shared.labels import EVERY_LABEL
@@ -19,6 +16,7 @@ from tests.buckets import Followed
 from tests.service_process import Launch
 from tests.services.policy.cluster import (
     DB,
+    Hear,
     apply,
     committed_states,
     guard,
@@ -56,21 +54,15 @@ async def test_a_refused_edit_leaves_the_accepted_version_in_force_over_restarts
     bus: Bus,
     kubernetes: Kubernetes,
     start: Launch,
+    hear: Hear,
     published: Followed,
     statuses: Followed,
 ) -> None:
-    events: list[Event] = []
-
-    async def listen() -> None:
-        subject = event_subject(cluster=bus.cluster, service="policy", kind="policy-rejected")
-        async for _, event in bus.subscribe(subject, as_type=Event):
-            events.append(event)
-
-    listening = asyncio.create_task(listen())
+    events = hear("policy-rejected")
     first = await start()
     await guard(kubernetes, published)
     accepted = await eventually(lambda: status(statuses, "db"))
-    told = await refused(statuses, await edit(kubernetes, "http"))
+    told = await refused(statuses, await edit(kubernetes, "HTTP"))
     assert told.errors
     assert (told.in_force, told.revision, told.subjects) == (accepted.in_force, accepted.revision, 1)
     assert told.in_force is not None
@@ -82,7 +74,7 @@ async def test_a_refused_edit_leaves_the_accepted_version_in_force_over_restarts
     await first.kill()
     second = await start()
     await second.kill()
-    version = await edit(kubernetes, "https")
+    version = await edit(kubernetes, "HTTPS")
     await start()
     assert (await refused(statuses, version)).in_force == accepted.in_force
     assert guarded(published)
@@ -92,15 +84,13 @@ async def test_a_refused_edit_leaves_the_accepted_version_in_force_over_restarts
     await edit(kubernetes, 81)
     await eventually(lambda: guarded(published, 81))
     await eventually(lambda: (now := status(statuses, "db")) and now.accepted)
-    await refused(statuses, await edit(kubernetes, "http"))
+    await refused(statuses, await edit(kubernetes, "HTTP"))
     await kubernetes.delete(NETWORK_POLICIES, name="db", namespace="default")
     await eventually(lambda: set_of(published, DB) is None and not statuses.values)
-    await apply(kubernetes, "db", **web_to_db("http"))
+    await apply(kubernetes, "db", **web_to_db("HTTP"))
     anew = await eventually(lambda: status(statuses, "db"))
     assert (anew.accepted, anew.in_force, anew.revision) == (False, None, 0)
     assert set_of(published, DB) is None
-    listening.cancel()
-    await asyncio.wait([listening])
 
 
 async def test_a_policy_that_is_edited_while_no_replica_runs_stays_as_it_was_accepted(
@@ -110,7 +100,7 @@ async def test_a_policy_that_is_edited_while_no_replica_runs_stays_as_it_was_acc
     await guard(kubernetes, published)
     accepted = await eventually(lambda: status(statuses, "db"))
     await first.kill()
-    version = await edit(kubernetes, "http")
+    version = await edit(kubernetes, "HTTP")
     await start()
     assert (await refused(statuses, version)).in_force == accepted.in_force
     assert guarded(published)
@@ -138,7 +128,7 @@ def test_of_what_two_replicas_have_accepted_the_later_version_stays() -> None:
     compiler = Compiler()
     inputs = Inputs(compiler, selectable=EVERY_LABEL)
     read(inputs, 80, version="5")
-    read(inputs, "http", version="9")
+    read(inputs, "HTTP", version="9")
     assert in_force(inputs, compiler, None) == "5"
     assert in_force(inputs, compiler, status_with("4", 81)) == "5"
     assert in_force(inputs, compiler, status_with("7", 81)) == "7"
@@ -149,5 +139,5 @@ def test_what_another_object_of_the_name_had_in_force_does_not_count() -> None:
     compiler = Compiler()
     inputs = Inputs(compiler, selectable=EVERY_LABEL)
     read(inputs, 80, version="5", uid="before")
-    read(inputs, "http", version="9")
+    read(inputs, "HTTP", version="9")
     assert in_force(inputs, compiler, status_with("5", 80, uid="before")) is None

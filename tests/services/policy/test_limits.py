@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,13 @@ from services.policy.retirement import Patience
 from shared.bus import BucketStore, Bus
 from shared.contract.base import Message
 from shared.contract.identity import IdentityRecord
-from shared.contract.names import event_subject
-from shared.contract.node import Event
 from shared.contract.policy import MOST_RANGES, FieldError, PolicySet
 from shared.kubernetes import NETWORK_POLICIES, Kubernetes
 from shared.labels import EVERY_LABEL
 from tests.buckets import Followed
 from tests.nats_server import NatsServer
 from tests.service_process import Launch
-from tests.services.policy.cluster import WEB, apply, change, guard, guarded, set_of, status
+from tests.services.policy.cluster import WEB, Hear, apply, change, guard, guarded, set_of, status
 from tests.services.policy.test_compiler import DB, compiler, from_app, policy
 from tests.services.policy.test_planner import Publisher
 from tests.small_nats import LARGEST, small_nats
@@ -136,17 +133,11 @@ async def test_a_set_that_nats_does_not_take_is_told_of_and_holds_up_no_other(
     bus: Bus,
     kubernetes: Kubernetes,
     start: Launch,
+    hear: Hear,
     published: Followed,
     statuses: Followed,
 ) -> None:
-    events: list[Event] = []
-
-    async def listen() -> None:
-        subject = event_subject(cluster=bus.cluster, service="policy", kind="record-too-large")
-        async for _, event in bus.subscribe(subject, as_type=Event):
-            events.append(event)
-
-    listening = asyncio.create_task(listen())
+    events = hear("record-too-large")
     process = await start()
     await guard(kubernetes, published)
     rules = [{"from": [from_app(app)], "ports": ports(180)} for app in ("web", "db")]
@@ -162,5 +153,3 @@ async def test_a_set_that_nats_does_not_take_is_told_of_and_holds_up_no_other(
     await change(kubernetes, port=81)
     await eventually(lambda: guarded(published, 81))
     assert len(events) == 1
-    listening.cancel()
-    await asyncio.wait([listening])

@@ -54,7 +54,7 @@ async def test_what_changed_while_nobody_looked_is_taken_up_at_once(
 ) -> None:
     await apply(kubernetes, "changed", **web_to_db())
     await apply(kubernetes, "deleted", podSelector={"matchLabels": {"app": "web"}})
-    await apply(kubernetes, "deleted-refused", **web_to_db("http"))
+    await apply(kubernetes, "deleted-refused", **web_to_db("HTTP"))
     first = await start()
     await eventually(lambda: guarded(published) and len(statuses.values) == 3)
     await first.kill()
@@ -76,7 +76,7 @@ async def test_a_policy_that_is_deleted_leaves_no_status_refused_or_not(
 ) -> None:
     await start()
     await apply(kubernetes, "good", **web_to_db())
-    await apply(kubernetes, "bad", **web_to_db("http"))
+    await apply(kubernetes, "bad", **web_to_db("HTTP"))
     await eventually(lambda: len(statuses.values) == 2)
     for name in ("good", "bad"):
         await kubernetes.delete(NETWORK_POLICIES, name=name, namespace="default")
@@ -281,7 +281,7 @@ async def test_two_replicas_tell_of_a_refused_policy_once(
     await start()
     await start()
     for number in range(5):
-        await apply(kubernetes, f"bad-{number}", **web_to_db("http"))
+        await apply(kubernetes, f"bad-{number}", **web_to_db("HTTP"))
     await eventually(lambda: len(statuses.values) == 5)
     await unwritten(bus, OWN, seconds=2.0)
     keys = [key for key, _ in statuses.history]

@@ -9,8 +9,7 @@ from deploy.lab.apiserver import ApiServer
 from shared.bus import BucketStore, Bus
 from shared.contract.base import Identity, Message
 from shared.contract.identity import IdentityRecord
-from shared.contract.names import Bucket, event_subject
-from shared.contract.node import Event
+from shared.contract.names import Bucket
 from shared.contract.policy import POLICY_TYPES, Commit, IdentityPolicy
 from shared.kubernetes import NETWORK_POLICIES, Kubernetes
 from tests.buckets import Followed, lose, unwritten
@@ -20,6 +19,7 @@ from tests.services.policy.cluster import (
     DB,
     OWN,
     WEB,
+    Hear,
     Node,
     apply,
     change,
@@ -120,26 +120,20 @@ async def test_a_refused_policy_is_told_once_and_touches_no_other(
     bus: Bus,
     kubernetes: Kubernetes,
     start: Launch,
+    hear: Hear,
     published: Followed,
     statuses: Followed,
 ) -> None:
-    events: list[Event] = []
-
-    async def listen() -> None:
-        subject = event_subject(cluster=bus.cluster, service="policy", kind="policy-rejected")
-        async for _, event in bus.subscribe(subject, as_type=Event):
-            events.append(event)
-
-    listening = asyncio.create_task(listen())
+    events = hear("policy-rejected")
     first = await start()
     await apply(kubernetes, "good", **web_to_db())
-    await apply(kubernetes, "named", **web_to_db("http"))
+    await apply(kubernetes, "named", **web_to_db("HTTP"))
     await apply(kubernetes, "other", podSelector={"matchLabels": {"app": "web"}})
     refused = await eventually(lambda: status(statuses, "named"))
     (error,) = refused.errors
     assert (refused.accepted, refused.revision) == (False, 0)
     assert error.field == "spec.ingress[0].ports[0].port"
-    assert "'http'" in error.reason
+    assert "'HTTP'" in error.reason
     assert error.remedy
     await eventually(lambda: let_in(published, subject=DB, peer=WEB) == [(80, 80)])
     await eventually(lambda: let_in(published, subject=WEB, peer=DB) == [])
@@ -158,8 +152,6 @@ async def test_a_refused_policy_is_told_once_and_touches_no_other(
     await eventually(lambda: (now := status(statuses, "named")) and now.accepted)
     # Adjacent ports of two policies stay two ranges: each names the rule that decided.
     await eventually(lambda: let_in(published, subject=DB, peer=WEB) == [(80, 80), (81, 81)])
-    listening.cancel()
-    await asyncio.wait([listening])
 
 
 async def test_a_restart_writes_nothing_and_then_only_what_changed(
@@ -171,7 +163,7 @@ async def test_a_restart_writes_nothing_and_then_only_what_changed(
     statuses: Followed,
 ) -> None:
     await apply(kubernetes, "db", **web_to_db())
-    await apply(kubernetes, "named", **web_to_db("http"))
+    await apply(kubernetes, "named", **web_to_db("HTTP"))
     first = await start()
     await eventually(lambda: let_in(published, subject=DB, peer=WEB) == [(80, 80)])
     before = await unwritten(bus, OWN, seconds=1.5)
