@@ -104,3 +104,19 @@ def checksum(data: bytes) -> int:
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
+
+
+SOURCE_PORT = 4000
+"""Where :func:`payload_of` comes from."""
+
+
+def payload_of(protocol: int, port: int) -> bytes:
+    """The first packet of a connection to a port (ICMP: of a type)."""
+    if protocol == TCP:
+        return tcp(SOURCE_PORT, port, SYN)
+    if protocol == UDP:
+        return udp(SOURCE_PORT, port)
+    if protocol == ICMP:
+        return icmp(port)
+    # SCTP has its ports first too; of other protocols the kernel reads nothing.
+    return struct.pack("!HHII", SOURCE_PORT, port, 0, 0)

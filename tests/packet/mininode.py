@@ -407,6 +407,19 @@ class MiniNode:
         self._news.set()
 
 
+def since(
+    node: MiniNode, before: dict[tuple[DropReason, str], Dropped]
+) -> dict[tuple[DropReason, str], Dropped]:
+    """What has been counted since."""
+    none = Dropped(0, 0)
+    found = {}
+    for key, now in node.all_drops().items():
+        then = before.get(key, none)
+        if now != then:
+            found[key] = Dropped(now.packets - then.packets, now.bytes - then.bytes)
+    return found
+
+
 @cache
 def _kernel(maps: Path) -> KernelState:
     """One for all nodes with these maps: it keeps a descriptor of each map for good."""
