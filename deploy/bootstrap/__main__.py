@@ -26,6 +26,20 @@ command does this when it finds something missing; `setup` does only this.
 """
 
 
+FIRST_USAGE = """\
+usage: stentor COMMAND [ARGUMENT...]
+
+Identity-based network policy and service load balancing for Kubernetes, in eBPF.
+
+Stentor is not set up here yet. The first run of any command sets it up, as root: it installs the system
+packages that are missing, which it names, and Python packages below the working tree.
+
+  sudo ./stentor demo     see a network policy take effect, with real pods and packets
+  sudo ./stentor test     run the test suite
+  sudo ./stentor setup    only set up; then `stentor --help` tells of all commands
+"""
+
+
 def main(*, system: str, arguments: list[str]) -> int:
     """Set up, then hand over; returns only where there is nothing to hand over to."""
     layout = layout_of_this_machine(system=system)
@@ -41,6 +55,9 @@ def main(*, system: str, arguments: list[str]) -> int:
     # Without root nothing can be installed, and what needs no root (reading flows, asking for status)
     # needs no system package either: an environment that is in order is enough.
     packages_needed = (os.geteuid() == 0 or command == "setup") and not is_complete(layout)
+    if not environment_current and arguments in (["--help"], ["-h"]):
+        print(FIRST_USAGE, end="")
+        return 0
     if not environment_current or packages_needed:
         from deploy.bootstrap.setup import set_up_or_explain
 

@@ -135,8 +135,10 @@ async def _until_stopped(
     if work.cancelled():
         log.info("stopped")
         return 0
-    if work.exception() is not None:
-        log.critical("%s ends because a task failed", name)
+    if (failure := work.exception()) is not None:
+        while isinstance(failure, BaseExceptionGroup):
+            failure = failure.exceptions[0]
+        log.critical("%s ends because a task failed: %s", name, failure)
         return 1
     return 0
 

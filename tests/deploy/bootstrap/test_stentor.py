@@ -52,6 +52,13 @@ def test_without_root_the_first_run_says_what_to_do_and_does_nothing(fresh_tree:
     assert not (fresh_tree / ".venv").exists()
 
 
+def test_help_needs_neither_root_nor_set_up(fresh_tree: Path) -> None:
+    answer = stentor(fresh_tree / "stentor", "--help", directory=fresh_tree)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert "sudo ./stentor demo" in answer.stdout
+    assert not (fresh_tree / ".venv").exists()
+
+
 def test_starts_through_a_link_in_a_directory_full_of_traps(fresh_tree: Path, tmp_path: Path) -> None:
     for trap in ("os.py", "fcntl.py", "hashlib.py", "deploy.py"):
         (tmp_path / trap).write_text("raise SystemExit('imported from the working directory')\n")
