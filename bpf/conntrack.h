@@ -59,7 +59,7 @@ static __always_inline int F(speaks_for)(const struct F(ct_entry) * entry, const
 }
 
 /* Whether an entry of an earlier epoch has lost its meaning: the address that it leads to belongs to another pod by
- * now, or to none, or it is a backend that serves no longer. An open TCP connection stays with its backend. */
+ * now, or to none, or it is a backend that serves no longer, or a Service's own. An open TCP connection stays. */
 static __always_inline int F(outlived)(const struct F(ct_entry) * entry, const struct packet *packet,
 				       const struct F(tuple) * tuple, __u32 origin)
 {
@@ -68,9 +68,11 @@ static __always_inline int F(outlived)(const struct F(ct_entry) * entry, const s
 
 	if ((endpoint ? endpoint->ifindex : 0) != entry->target)
 		return 1;
-	if (!is_pod(origin) || (entry->flags & (CT_SERVICE | CT_REPLY)) != CT_SERVICE)
+	if (!is_pod(origin) || entry->flags & CT_REPLY ||
+	    (tuple->protocol == IPPROTO_TCP && !tcp_opens(packet)))
 		return 0;
-	return (tuple->protocol != IPPROTO_TCP || tcp_opens(packet)) && !F(serves)(tuple, &entry->to);
+	/* What began before its Service was known goes to a backend now. */
+	return entry->flags & CT_SERVICE ? !F(serves)(tuple, &entry->to) : !!F(frontend_of)(tuple);
 }
 
 /* Takes note of a packet that an entry lets pass. The other direction's entry hears of it when the connection changes

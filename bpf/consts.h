@@ -43,8 +43,8 @@
 #define OTHER_PORTS 49152
 #define OTHER_PORT_ATTEMPTS 4
 
-/* First port of those that Linux gives to clients (net.ipv4.ip_local_port_range): who speaks from one is taken to be
- * the client of a connection that was not seen to open. */
+/* First port of those that Linux gives to clients (net.ipv4.ip_local_port_range): who speaks from one to a
+ * lower one is taken to be the client of a connection that was not seen to open. */
 #define CLIENT_PORTS 32768
 
 /* Where packets of a conntrack entry come from, if not from a pod (then: ifindex of its host side). */

@@ -7,13 +7,20 @@
 #define SOURCE6 offsetof(struct ipv6hdr, saddr)
 #define DESTINATION6 offsetof(struct ipv6hdr, daddr)
 
-/* Extension headers (RFC 8200), and how many of them a packet may have before it is dropped. */
+/* Extension headers (RFC 8200), and with how many of them a packet is dropped. */
 #define NEXT_HOP_BY_HOP 0
 #define NEXT_ROUTING 43
 #define NEXT_FRAGMENT 44
 #define NEXT_AUTHENTICATION 51
 #define NEXT_DESTINATION 60
 #define EXTENSIONS 6
+
+/* A fragment header, and the beginning of any other extension header. */
+struct fragment_header6 {
+	__u8 next, length;
+	__be16 offset; /* of a fragment, in bytes, and flags; of a routing header: type, segments left */
+	__be32 id;
+};
 
 static __always_inline int same_address6(const struct address6 *a, const struct address6 *b)
 {
@@ -41,11 +48,7 @@ static __always_inline int is_icmp_error6(__u8 type)
 static __always_inline int skip_extensions6(struct __sk_buff *skb, struct packet *packet,
 					    struct tuple6 *tuple)
 {
-	struct {
-		__u8 next, length;
-		__be16 offset; /* of a fragment, in bytes, and flags; of a routing header: type, segments left */
-		__be32 id;
-	} extension;
+	struct fragment_header6 extension;
 	int i;
 
 	for (i = 0; i < EXTENSIONS; i++) {
@@ -98,6 +101,7 @@ static __always_inline int parse_header6(struct __sk_buff *skb, struct packet *p
  * read. */
 static __always_inline __u32 parse_quoted_header6(struct __sk_buff *skb, __u32 offset, struct tuple6 *tuple)
 {
+	struct fragment_header6 fragment;
 	struct ipv6hdr ip;
 
 	if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)) || ip.version != 6)
@@ -105,7 +109,13 @@ static __always_inline __u32 parse_quoted_header6(struct __sk_buff *skb, __u32 o
 	__builtin_memcpy(&tuple->src, &ip.daddr, sizeof(tuple->src));
 	__builtin_memcpy(&tuple->dst, &ip.saddr, sizeof(tuple->dst));
 	tuple->protocol = ip.nexthdr;
-	return sizeof(ip);
+	if (ip.nexthdr != NEXT_FRAGMENT)
+		return sizeof(ip);
+	if (bpf_skb_load_bytes(skb, offset + sizeof(ip), &fragment, sizeof(fragment)) ||
+	    bpf_ntohs(fragment.offset) & ~7)
+		return 0;
+	tuple->protocol = fragment.next;
+	return sizeof(ip) + sizeof(fragment);
 }
 
 /* Rewrites one address at `offset`, and at `checksum` (0: none) the checksum that covers it. */
@@ -121,7 +131,8 @@ static __always_inline int rewrite_address6(struct __sk_buff *skb, __u32 offset,
 		return DROP_WRITE_ERROR;
 	if (checksum && bpf_l4_csum_replace(skb, checksum, 0, difference, BPF_F_PSEUDO_HDR | flags))
 		return DROP_WRITE_ERROR;
-	return bpf_skb_store_bytes(skb, offset, to, sizeof(*to), 0) ? DROP_WRITE_ERROR : 0;
+	/* No header checksum makes up for the address, so that of the whole frame has to hear of it. */
+	return bpf_skb_store_bytes(skb, offset, to, sizeof(*to), BPF_F_RECOMPUTE_CSUM) ? DROP_WRITE_ERROR : 0;
 }
 
 /* Rewrites an address of the header at `inner` that an ICMP error quotes, and the ICMP checksum, which covers it. */
@@ -136,8 +147,8 @@ static __always_inline int rewrite_quoted6(struct __sk_buff *skb, __u32 inner, _
 	return 0;
 }
 
-/* Fills in what the node's routes are asked about; 0 when the packet must not be sent on (expired hop limit, link-local
- * or multicast destination). */
+/* Fills in what the node's routes are asked about; 0 when the packet must not be sent on (expired hop limit). Link-local
+ * and multicast destinations the look-up refuses. */
 static __always_inline int ask_route6(struct __sk_buff *skb, const struct tuple6 *tuple,
 				      struct bpf_fib_lookup *fib)
 {

@@ -55,6 +55,7 @@ static __always_inline int answer_neighbour(struct __sk_buff *skb)
 	struct neighbour message = {};
 	struct endpoint6 *endpoint;
 	__u8 reason = DROP_UNSUPPORTED_L3_PROTOCOL, limit;
+	__be16 payload;
 	__u8 mac[6];
 	__s64 sum;
 
@@ -64,9 +65,12 @@ static __always_inline int answer_neighbour(struct __sk_buff *skb)
 	    limit != ND_HOP_LIMIT || bpf_skb_load_bytes(skb, OFFSET_IP + SOURCE6, &pseudo.destination, 16) ||
 	    bpf_skb_load_bytes(skb, ETH_ALEN, mac, ETH_ALEN))
 		goto drop;
+	/* Looking for a duplicate has no source. */
+	reason = pseudo.destination.word[0] || pseudo.destination.word[3] ? DROP_INVALID_SOURCE_IP : reason;
 	endpoint = endpoints6.lookup(&pseudo.destination);
 	if (!endpoint || endpoint->ifindex != skb->ifindex)
 		goto drop;
+	reason = DROP_UNSUPPORTED_L3_PROTOCOL;
 	endpoint = endpoints6.lookup(&message.target);
 	if (endpoint && endpoint->ifindex == skb->ifindex)
 		goto drop;
@@ -85,7 +89,12 @@ static __always_inline int answer_neighbour(struct __sk_buff *skb)
 	sum = (sum & 0xffff) + (sum >> 16);
 	message.checksum = ~((sum & 0xffff) + (sum >> 16));
 	reason = DROP_WRITE_ERROR;
-	if (bpf_skb_store_bytes(skb, OFFSET_IP + sizeof(struct ipv6hdr), &message, sizeof(message), 0) ||
+	/* What the question has behind this is no part of the answer. */
+	if (bpf_skb_change_tail(skb, OFFSET_IP + sizeof(struct ipv6hdr) + length, 0))
+		goto drop;
+	payload = bpf_htons(length);
+	if (bpf_skb_store_bytes(skb, OFFSET_IP + offsetof(struct ipv6hdr, payload_len), &payload, 2, 0) ||
+	    bpf_skb_store_bytes(skb, OFFSET_IP + sizeof(struct ipv6hdr), &message, sizeof(message), 0) ||
 	    bpf_skb_store_bytes(skb, OFFSET_IP + SOURCE6, &pseudo.source, 16, 0) ||
 	    bpf_skb_store_bytes(skb, OFFSET_IP + DESTINATION6, &pseudo.destination, 16, 0) ||
 	    bpf_skb_store_bytes(skb, 0, mac, ETH_ALEN, 0) ||

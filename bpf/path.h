@@ -4,15 +4,25 @@
  * good while its epoch is the node's. Everything else goes through decide(), and while the maps are being changed (an
  * odd epoch) every packet does. */
 
+/* One end of a connection. */
+struct F(end) {
+	struct F(peer) peer;
+	__u64 egress_set;
+	__u64 ingress_set;
+	__u32 ifindex; /* host side of its veth, 0: not a pod of this node */
+	__u32 unready; /* a pod whose policies are not here yet */
+};
+
+#define QUESTIONS 4
+
 /* What decide() works on and finds out. */
 struct F(decision) {
 	struct F(tuple) flow; /* from client to server, after translation: what policy is asked about */
 	__u8 asked;           /* EVENT_* */
 	__u8 pad[7];
-	struct F(peer) client;
-	struct F(peer) server;
-	__u32 client_ifindex; /* host side of its veth, 0: not a pod of this node */
-	__u32 server_ifindex;
+	struct F(end) client;
+	struct F(end) server;
+	struct question question[QUESTIONS]; /* asked in this order, until one is denied */
 	__u64 egress_set;
 	__u64 ingress_set;
 	struct verdict egress;
@@ -75,8 +85,8 @@ static __always_inline void F(tell_decision)(struct __sk_buff *skb, const struct
 	event->ingress_set = decision->ingress_set;
 	event->egress_rule = decision->egress.rule;
 	event->ingress_rule = decision->ingress.rule;
-	event->source_identity = reply ? decision->server.identity : decision->client.identity;
-	event->destination_identity = reply ? decision->client.identity : decision->server.identity;
+	event->source_identity = reply ? decision->server.peer.identity : decision->client.peer.identity;
+	event->destination_identity = reply ? decision->client.peer.identity : decision->server.peer.identity;
 	__builtin_memcpy(event->source, &tuple->src, sizeof(tuple->src));
 	event->source_port = tuple->sport;
 	if (reply) {
@@ -93,18 +103,6 @@ static __always_inline void F(tell_decision)(struct __sk_buff *skb, const struct
 	tell(event);
 }
 
-/* Takes the other end for the client. */
-static __always_inline void F(turn)(struct F(decision) * decision)
-{
-	struct F(tuple) flow = decision->flow;
-
-	F(reverse)(&decision->flow, &flow);
-	decision->fresh.flags ^= CT_REPLY;
-	decision->egress_set = decision->ingress_set = 0;
-	decision->egress = decision->ingress = (struct verdict){.rule = RULE_NONE};
-	decision->asked = (decision->asked ^ EVENT_REPLY) & ~(EVENT_EGRESS | EVENT_INGRESS);
-}
-
 /* Whether a packet without an entry belongs to a TCP connection that was not seen to open: the map was full, or the
  * programs came later than the connection. */
 static __always_inline int F(under_way)(const struct packet *packet, const struct F(tuple) * tuple)
@@ -112,10 +110,10 @@ static __always_inline int F(under_way)(const struct packet *packet, const struc
 	return tuple->protocol == IPPROTO_TCP && !tcp_opens(packet);
 }
 
-/* Whether the ports of such a packet leave open which end is the client. */
-static __always_inline int F(ambiguous)(const struct F(tuple) * tuple)
+/* Whether such a packet comes from the side that opened the connection, as far as ports can tell. */
+static __always_inline int F(from_client)(const struct F(tuple) * tuple)
 {
-	return (bpf_ntohs(tuple->sport) >= CLIENT_PORTS) == (bpf_ntohs(tuple->dport) >= CLIENT_PORTS);
+	return bpf_ntohs(tuple->sport) >= CLIENT_PORTS && bpf_ntohs(tuple->dport) < CLIENT_PORTS;
 }
 
 /* Finds out who talks to whom: decision->flow and decision->fresh.flags. Returns the port (host order) that policy is
@@ -139,7 +137,9 @@ static __always_inline int F(orient)(const struct packet *packet, const struct F
 	}
 	/* The client has the greater port. */
 	if (F(under_way)(packet, tuple) && bpf_ntohs(tuple->sport) < bpf_ntohs(tuple->dport)) {
-		F(turn)(decision);
+		F(reverse)(&decision->flow, tuple);
+		decision->fresh.flags = CT_REPLY;
+		decision->asked = EVENT_REPLY;
 		return bpf_ntohs(decision->flow.dport);
 	}
 	if (!pod)
@@ -158,57 +158,129 @@ static __always_inline int F(orient)(const struct packet *packet, const struct F
 	return bpf_ntohs(decision->flow.dport);
 }
 
-/* Asks the policies of those ends of decision->flow that are pods of this node, about `port` of the server. `origin` as
- * in handle(). Returns 0 or a drop reason. */
-static __always_inline int F(judge)(struct F(decision) * decision, __u8 protocol, int port, __u32 origin)
+/* Finds out who is behind an address. */
+static __always_inline void F(meet)(struct F(end) * end, struct F(address) * address)
 {
-	struct F(endpoint) *client = F(endpoints).lookup(&decision->flow.src);
-	struct F(endpoint) *server = F(endpoints).lookup(&decision->flow.dst);
-	int hairpin = decision->fresh.flags & CT_HAIRPIN;
+	struct F(endpoint) *endpoint = F(endpoints).lookup(address);
 
-	F(find_peer)(&decision->client, &decision->flow.src);
-	F(find_peer)(&decision->server, &decision->flow.dst);
-	if (hairpin)
-		decision->client = decision->server;
-	decision->client_ifindex = hairpin ? origin : client ? client->ifindex : 0;
-	decision->server_ifindex = hairpin ? origin : server ? server->ifindex : 0;
-	if (client && !(client->flags & ENDPOINT_READY))
-		return DROP_ENDPOINT_NOT_READY;
-	if (server && !(server->flags & ENDPOINT_READY)) {
-		decision->asked |= EVENT_AT_INGRESS;
-		return DROP_ENDPOINT_NOT_READY;
+	if (endpoint) {
+		end->egress_set = endpoint->egress_set;
+		end->ingress_set = endpoint->ingress_set;
+		end->ifindex = endpoint->ifindex;
+		end->unready = !(endpoint->flags & ENDPOINT_READY);
 	}
+	F(find_peer)(&end->peer, address);
+}
 
-	/* A pod always reaches itself, and a node and its own pods always reach one another. */
-	if (client == server || hairpin)
-		return 0;
-	if (client && decision->server.identity != IDENTITY_HOST) {
-		decision->asked |= EVENT_EGRESS;
-		decision->egress_set = client->egress_set;
-		ask_policy(&decision->egress, client->egress_set, decision->server.peer_class, protocol,
-			   port);
-		if (decision->egress.reason)
-			return decision->egress.reason;
-	}
-	if (server && decision->client.identity != IDENTITY_HOST) {
-		decision->asked |= EVENT_INGRESS;
-		decision->ingress_set = server->ingress_set;
-		ask_policy(&decision->ingress, server->ingress_set, decision->client.peer_class, protocol,
-			   port);
-		if (decision->ingress.reason) {
+/* Prepares the question whether `client` may reach a `port` of `server`. A node and its own pods always reach one
+ * another. */
+static __always_inline void F(ask_egress)(struct question *question, const struct F(end) * client,
+					  const struct F(end) * server, __be16 port, __u8 turned)
+{
+	question->set = client->egress_set;
+	question->peer_class = server->peer.peer_class;
+	question->port = bpf_ntohs(port);
+	question->asks = client->ifindex && server->peer.identity != IDENTITY_HOST ? EVENT_EGRESS : 0;
+	question->turned = turned;
+}
+
+/* Prepares the question whether `server` may be reached by `client` on a `port`. */
+static __always_inline void F(ask_ingress)(struct question *question, const struct F(end) * client,
+					   const struct F(end) * server, __be16 port, __u8 turned)
+{
+	question->set = server->ingress_set;
+	question->peer_class = client->peer.peer_class;
+	question->port = bpf_ntohs(port);
+	question->asks = server->ifindex && client->peer.identity != IDENTITY_HOST ? EVENT_INGRESS : 0;
+	question->turned = turned;
+}
+
+/* Takes the other end for the client. */
+static __always_inline void F(turn)(struct F(decision) * decision)
+{
+	struct F(tuple) flow = decision->flow;
+	struct F(end) client = decision->client;
+
+	F(reverse)(&decision->flow, &flow);
+	decision->client = decision->server;
+	decision->server = client;
+	decision->asked ^= EVENT_REPLY;
+}
+
+/* Asks the prepared questions. Returns 0 or the reason of the first denial, of which the event then tells. */
+static __always_inline int F(ask)(struct F(decision) * decision, __u8 protocol)
+{
+	struct question *question;
+	struct verdict *verdict;
+	__u32 i;
+
+#pragma clang loop unroll(disable)
+	for (i = 0; i < QUESTIONS; i++) {
+		question = &decision->question[i];
+		if (!question->asks)
+			continue;
+		verdict = question->asks & EVENT_EGRESS ? &decision->egress : &decision->ingress;
+		question->protocol = protocol;
+		ask_policy(verdict, question);
+		REREAD();
+		if (question->turned && !verdict->reason)
+			continue;
+		decision->asked |= question->asks;
+		if (question->asks & EVENT_EGRESS)
+			decision->egress_set = question->set;
+		else
+			decision->ingress_set = question->set;
+		if (!verdict->reason)
+			continue;
+		if (question->asks & EVENT_INGRESS)
 			decision->asked |= EVENT_AT_INGRESS;
-			return decision->ingress.reason;
-		}
+		if (question->turned)
+			F(turn)(decision);
+		return verdict->reason;
 	}
 	return 0;
 }
 
-/* Where packets of one end come from: its pod's host side, or ORIGIN_*. */
-static __always_inline __u32 F(origin_of)(const struct F(peer) * peer, __u32 ifindex)
+/* Asks the policies of those ends of decision->flow that are pods of this node, about `port` (host order) of the server.
+ * The rest as in decide(). Returns 0 or a drop reason. */
+static __always_inline int F(judge)(struct F(decision) * decision, const struct packet *packet,
+				    const struct F(tuple) * tuple, const struct F(ct_entry) * entry, int port,
+				    __u32 origin)
 {
-	if (ifindex)
-		return ifindex;
-	return peer->identity == IDENTITY_HOST ? ORIGIN_HOST : ORIGIN_NET;
+	struct F(end) *client = &decision->client, *server = &decision->server;
+	int hairpin = decision->fresh.flags & CT_HAIRPIN;
+
+	F(meet)(client, &decision->flow.src);
+	F(meet)(server, &decision->flow.dst);
+	if (hairpin) {
+		client->peer = server->peer;
+		client->ifindex = server->ifindex = origin;
+	}
+	if (client->unready)
+		return DROP_ENDPOINT_NOT_READY;
+	if (server->unready) {
+		decision->asked |= EVENT_AT_INGRESS;
+		return DROP_ENDPOINT_NOT_READY;
+	}
+	/* A pod always reaches itself. */
+	if (client->ifindex == server->ifindex)
+		return 0;
+	F(ask_egress)(&decision->question[2], client, server, bpf_htons(port), 0);
+	F(ask_ingress)(&decision->question[3], client, server, bpf_htons(port), 0);
+	/* A connection that was cut must not come back as its own reverse, nor may anybody pass for one who answers. */
+	if (!entry && F(under_way)(packet, tuple) && !F(from_client)(tuple)) {
+		F(ask_egress)(&decision->question[0], server, client, decision->flow.sport, 1);
+		F(ask_ingress)(&decision->question[1], server, client, decision->flow.sport, 1);
+	}
+	return F(ask)(decision, tuple->protocol);
+}
+
+/* Where packets of one end come from: its pod's host side, or ORIGIN_*. */
+static __always_inline __u32 F(origin_of)(const struct F(end) * end)
+{
+	if (end->ifindex)
+		return end->ifindex;
+	return end->peer.identity == IDENTITY_HOST ? ORIGIN_HOST : ORIGIN_NET;
 }
 
 /* Remembers an allowed connection in conntrack, or that its known `entry` is allowed still. Returns 0 or a drop
@@ -217,8 +289,8 @@ static __always_inline int F(remember)(const struct packet *packet, struct F(tup
 				       struct F(ct_entry) * entry, struct F(decision) * decision, __u32 epoch,
 				       __u32 origin, __u32 now)
 {
-	__u32 client_ifindex = decision->client_ifindex, server_ifindex = decision->server_ifindex;
-	__u32 answer_origin = F(origin_of)(&decision->server, server_ifindex);
+	__u32 client_ifindex = decision->client.ifindex, server_ifindex = decision->server.ifindex;
+	__u32 answer_origin = F(origin_of)(&decision->server);
 	struct F(ct_entry) *fresh = &decision->fresh;
 	struct F(ct_entry) * answering;
 	struct F(tuple) answer;
@@ -245,7 +317,7 @@ static __always_inline int F(remember)(const struct packet *packet, struct F(tup
 	fresh->expires = now + F(life)(tuple, 0);
 	if (fresh->flags & CT_REPLY) {
 		fresh->flags = 0;
-		fresh->origin = F(origin_of)(&decision->client, client_ifindex);
+		fresh->origin = F(origin_of)(&decision->client);
 		if (F(taken)(&decision->flow, tuple, now))
 			return DROP_CT_MAP_INSERTION_FAILED;
 		return F(enter)(&decision->flow, fresh, tuple, origin, client_ifindex, now);
@@ -269,10 +341,9 @@ static __always_inline int F(decide)(struct __sk_buff *skb, const struct packet 
 				     struct F(decision) * decision, __u32 epoch, __u32 origin, int delivering,
 				     __u32 now)
 {
+	struct F(end) * sender, *receiver;
 	struct F(endpoint) * source;
-	struct F(peer) * sender;
-	int pod = is_pod(origin), port, reason = 0;
-	__u32 receiver_ifindex;
+	int pod = is_pod(origin), port, reply, reason;
 
 	if (!entry && (packet->inner || F(answers)(packet, tuple)))
 		return DROP_CT_INVALID_HEADER;
@@ -280,25 +351,18 @@ static __always_inline int F(decide)(struct __sk_buff *skb, const struct packet 
 	source = F(endpoints).lookup(&tuple->src);
 	if (!packet->inner && (pod ? !source || source->ifindex != origin : !!source))
 		return DROP_INVALID_SOURCE_IP;
+	RETEST(entry);
 	port = F(orient)(packet, tuple, entry, decision, pod);
 	if (port < 0)
 		return -port;
-	/* A connection that was cut must not come back as its own reverse, so then either has to be allowed. */
-	if (!entry && F(under_way)(packet, tuple) && F(ambiguous)(tuple)) {
-		F(turn)(decision);
-		reason = F(judge)(decision, tuple->protocol, bpf_ntohs(decision->flow.dport), origin);
-		if (reason)
-			return reason;
-		F(turn)(decision);
-	}
-	reason = F(judge)(decision, tuple->protocol, port, origin);
-	sender = decision->asked & EVENT_REPLY ? &decision->server : &decision->client;
-	if (origin == ORIGIN_NET && !packet->inner && sender->identity == IDENTITY_HOST)
+	reason = F(judge)(decision, packet, tuple, entry, port, origin);
+	reply = decision->asked & EVENT_REPLY;
+	sender = reply ? &decision->server : &decision->client;
+	receiver = reply ? &decision->client : &decision->server;
+	if (origin == ORIGIN_NET && !packet->inner && sender->peer.identity == IDENTITY_HOST)
 		return DROP_INVALID_SOURCE_IP;
 	/* Nothing reaches a pod whose address the kernel does not know: its policy would not be asked. */
-	receiver_ifindex =
-		decision->asked & EVENT_REPLY ? decision->client_ifindex : decision->server_ifindex;
-	if (!reason && delivering && skb->ifindex != receiver_ifindex)
+	if (!reason && delivering && skb->ifindex != receiver->ifindex)
 		return DROP_ENDPOINT_NOT_READY;
 	/* A denied connection's entry keeps its epoch, so that each of its packets is decided again. */
 	if (reason) {

@@ -37,19 +37,25 @@ static __always_inline int F(select_backend)(struct F(tuple) * flow)
 	return -DROP_SERVICE_BACKEND_NOT_FOUND;
 }
 
-/* Whether `to` still is one of the backends of the frontend that a client's packets are for. Of a set that is too large
- * to search, every backend is taken to be. */
-static __always_inline int F(serves)(const struct F(tuple) * client, const struct F(tuple) * to)
+/* The frontend that a client's packets are for, 0: none. */
+static __always_inline struct F(frontend) * F(frontend_of)(const struct F(tuple) * client)
 {
 	struct F(frontend_key) key = {};
-	struct F(frontend) * frontend;
-	struct F(backend) * backend;
-	struct F(slot_key) slot = {};
 
 	key.address = client->dst;
 	key.port = client->dport;
 	key.protocol = client->protocol;
-	frontend = F(frontends).lookup(&key);
+	return F(frontends).lookup(&key);
+}
+
+/* Whether `to` still is one of the backends of the frontend that a client's packets are for. Of a set that is too large
+ * to search, every backend is taken to be. */
+static __always_inline int F(serves)(const struct F(tuple) * client, const struct F(tuple) * to)
+{
+	struct F(frontend) *frontend = F(frontend_of)(client);
+	struct F(backend) * backend;
+	struct F(slot_key) slot = {};
+
 	if (!frontend)
 		return 0;
 	slot.backends = frontend->backends;

@@ -98,7 +98,8 @@ def up(
     say(f"lab {name} is {made.phase}: {size}")
     if made.phase is not Phase.READY:
         raise Unmet(
-            f"lab {name} is not ready: {made.problem}; `stentor lab logs SERVICE --name {name}` tells more."
+            f"lab {name} is not ready: {made.problem}; `stentor lab logs SERVICE --name {name}` tells more, "
+            f"`stentor lab down --name {name}` removes it."
         )
     return 0
 

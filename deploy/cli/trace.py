@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
+from itertools import product
 
 from deploy.cli.cluster import Cluster
 from deploy.cli.connection import Connection
@@ -17,7 +18,7 @@ from deploy.cli.errors import FAILED, UnfitError, Unmet
 from deploy.cli.listings import read_items
 from deploy.cli.output import Format, say, say_json, styled
 from deploy.cli.shapes import NearMiss, Trace, TraceRule, TraceStep
-from shared.contract.base import ClassId, Direction, Identity, Protocol, SetId
+from shared.contract.base import ClassId, Direction, Protocol, SetId
 from shared.contract.identity import IpEntry
 from shared.contract.names import ip_key
 from shared.contract.policy import (
@@ -30,6 +31,7 @@ from shared.contract.policy import (
     Row,
 )
 from shared.contract.reserved import Reserved
+from shared.contract.service import ServiceRecord
 
 NEAREST = 3
 """How many near misses are named."""
@@ -66,24 +68,42 @@ def port_of(text: str) -> tuple[Protocol, int]:
         protocol = Protocol(name.upper() or "TCP")
     except ValueError:
         raise UnfitError(f"--port {text}: {name!r} is no protocol: write 80, 80/TCP or 53/UDP.") from None
-    if not number.isdigit() or not 0 <= int(number) <= 65535:
+    if not (number.isascii() and number.isdigit()) or int(number) > 65535:
         raise UnfitError(f"--port {text}: {number!r} is no port: write 80, 80/TCP or 53/UDP.")
     return protocol, int(number)
 
 
 def trace(cluster: Cluster, *, source: str, destination: str, protocol: Protocol, port: int) -> Trace:
-    """What becomes of a connection; raises :class:`Unmet` for an end that the cluster does not know."""
-    addresses = _addresses(cluster, source), _addresses(cluster, destination)
-    pairs = (
-        (mine, other)
-        for mine in addresses[0]
-        for other in addresses[1]
-        if ip_address(mine).version == ip_address(other).version
-    )
-    pair = next(pairs, None)
-    if pair is None:
+    """What becomes of a connection.
+
+    Raises :class:`Unmet` for an end that the cluster does not know, and when IPv4 and IPv6 fare differently.
+    """
+    pairs: dict[int, tuple[str, str]] = {}
+    for mine, other in product(_addresses(cluster, source), _addresses(cluster, destination)):
+        if ip_address(mine).version == ip_address(other).version:
+            pairs.setdefault(ip_address(mine).version, (mine, other))
+    if not pairs:
         raise Unmet(f"{source} and {destination} have no addresses of one family.")
-    client, server = _end(cluster, source, ip=pair[0]), _end(cluster, destination, ip=pair[1])
+    made = [
+        _trace(
+            cluster,
+            _end(cluster, source, ip=mine),
+            _end(cluster, destination, ip=other),
+            protocol=protocol,
+            port=port,
+        )
+        for mine, other in pairs.values()
+    ]
+    if len({each.allowed for each in made}) > 1:
+        found = ", ".join(
+            f"{mine} -> {other} is {'allowed' if each.allowed else 'denied'}"
+            for (mine, other), each in zip(pairs.values(), made, strict=True)
+        )
+        raise Unmet(f"{found}: name the addresses to see why.")
+    return made[0]
+
+
+def _trace(cluster: Cluster, client: End, server: End, *, protocol: Protocol, port: int) -> Trace:
     steps = []
     if client.is_pod:
         steps.append(_step(cluster, Direction.EGRESS, client, server, protocol=protocol, port=port))
@@ -100,9 +120,20 @@ def trace(cluster: Cluster, *, source: str, destination: str, protocol: Protocol
 
 def _addresses(cluster: Cluster, text: str) -> tuple[str, ...]:
     try:
-        return (str(ip_address(text)),)
+        address = ip_address(text)
     except ValueError:
         namespace, _, name = text.rpartition("/")
+    else:
+        if isinstance(address, IPv6Address) and (address.scope_id or address.ipv4_mapped):
+            raise Unmet(f"{text}: no packet between pods has such an address; leave out scope and mapping.")
+        ip = str(address)
+        for service in cluster.services.values.values():
+            if isinstance(service, ServiceRecord) and ip in service.cluster_ips:
+                raise Unmet(
+                    f"{ip} is the address of Service {service.namespace}/{service.name}: policy is asked "
+                    "about its backends; name one of them and its port."
+                )
+        return (ip,)
     for endpoint in cluster.endpoints.values.values():
         if (endpoint.namespace, endpoint.name) == (namespace or "default", name):
             if not endpoint.ips:
@@ -135,15 +166,22 @@ def _peer_class(
             return own.peer_class
         return policy.peer_class if policy else None
     address = ip_address(ip)
-    around = [
-        value
-        for value in cluster.policy.values.values()
-        if isinstance(value, CidrClass) and address in ip_network(value.cidr)
-    ]
-    if around:
-        return max(around, key=lambda value: ip_network(value.cidr).prefixlen).peer_class
-    world = cluster.policy.values.get(f"identity.{Identity(Reserved.WORLD)}")
-    return world.peer_class if isinstance(world, IdentityPolicy) else None
+    # As nodes look it up: an address of a pod CIDR that no pod has is nobody's, unless a block says as much.
+    around = [(0, _class_of(cluster, Reserved.WORLD))]
+    for node in cluster.nodes.values.values():
+        for cidr in node.pod_cidrs:
+            if address in ip_network(cidr):
+                around.append((ip_network(cidr).prefixlen, _class_of(cluster, Reserved.UNMANAGED)))
+    for value in cluster.policy.values.values():
+        if isinstance(value, CidrClass) and address in ip_network(value.cidr):
+            around.append((ip_network(value.cidr).prefixlen, value.peer_class))
+    longest = max(length for length, _ in around)
+    return [peer_class for length, peer_class in around if length == longest][-1]
+
+
+def _class_of(cluster: Cluster, identity: Reserved) -> ClassId | None:
+    policy = cluster.policy.values.get(f"identity.{identity.value}")
+    return policy.peer_class if isinstance(policy, IdentityPolicy) else None
 
 
 def _step(

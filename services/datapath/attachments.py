@@ -59,6 +59,9 @@ class Attachments:
                 not in (None, *names)
             ]
             self._told = bool(older)
+            self._failures = {
+                hook.ifindex: f"interface {hook.ifindex} has programs of another text still" for hook in older
+            }
         return bool(older)
 
     async def guard(self, ifindex: int) -> None:

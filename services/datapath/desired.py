@@ -13,9 +13,8 @@ from ipaddress import ip_address
 from services.datapath.kernel.layout import (
     BLOCKS_PER_ROW,
     CLASS_DEFAULT,
+    FAMILIES,
     FRONTEND,
-    IPV4,
-    IPV6,
     PORT_RANGE,
     RANGES_PER_BLOCK,
     ROW_HEADER,
@@ -110,7 +109,7 @@ def service_entries(service: ServiceRecord) -> ServiceEntries:
     entries = ServiceEntries()
     for ip in service.cluster_ips:
         version = ip_address(ip).version
-        family = IPV4 if version == 4 else IPV6
+        family = FAMILIES[version]
         # Any other port of a Service's address has nobody to answer, and is not for the routes to send on.
         entries.frontends[version][family.frontend_key.pack(packed(ip), bytes(2), 0)] = FRONTEND.pack(0, 0, 0)
         for port in service.ports:
@@ -137,7 +136,7 @@ def usable_backends(backends: Iterable[Backend], *, version: int) -> tuple[Backe
 
 def backend_set(backends: tuple[Backend, ...], *, version: int) -> tuple[int, dict[bytes, bytes]]:
     """A backend set's number, a hash of its contents, and its entries: equal backends are one set."""
-    family = IPV4 if version == 4 else IPV6
+    family = FAMILIES[version]
     values = [family.backend.pack(packed(backend.ip), port_bytes(backend.port), 0) for backend in backends]
     if not values:
         return 0, {}

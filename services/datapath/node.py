@@ -49,7 +49,7 @@ class NodeNetwork:
         self._ipam = ipam
         self._health = health
         self._succeeding = False
-        """Programs with new maps wait to take over from older ones."""
+        """The programs wait to take over from those of another text."""
         self._reconciler = Reconciler("node network", self._reconcile, resync=_RESYNC_SECONDS)
 
     def trigger(self) -> None:
@@ -63,15 +63,15 @@ class NodeNetwork:
             if self._succeeding:
                 tasks.create_task(self._succeed(), name="wait for the first state")
 
-    async def start(self, *, empty: bool) -> None:
+    async def start(self) -> None:
         """What needs no record of this node: forwarding, own addresses, enforcement where it is always on.
 
-        ``empty``: the programs' maps are new. Where others enforce as last told, with maps of their own,
-        these take over when they know as much.
+        Where programs of another text enforce, perhaps with maps of their own, the new ones take over when
+        they have been told as much.
         """
         await self._netlink.enable_forwarding()
         await self._take_own_addresses()
-        self._succeeding = await self._realiser.attachments.adopt() and empty
+        self._succeeding = await self._realiser.attachments.adopt()
         if not self._annotated_only and not self._succeeding:
             await self._realiser.attachments.enforce(True)
 

@@ -60,6 +60,8 @@ class Realiser:
         self._failures: tuple[str, ...] = ()
         self._revisions = (0, 0, 0)
         self._ready: frozenset[str] = frozenset()
+        self._holds_policy = False
+        """The kernel holds some commit, though perhaps not one that may be reported."""
 
     # -- what others ask for -----------------------------------------------------------------------
 
@@ -147,9 +149,10 @@ class Realiser:
 
     @property
     def has_state(self) -> bool:
-        """The kernel has been given what the buckets say of policies, addresses and this node's pods."""
-        policy, _, ipcache = self._revisions
-        return policy > 0 and ipcache > 0 and (bool(self.desire.endpoints) or not self.desire.local)
+        """The kernel has been given what the buckets say of policies, Services, addresses and own pods."""
+        _, services, ipcache = self._revisions
+        pods = bool(self.desire.endpoints) or not self.desire.local
+        return self._holds_policy and services > 0 and ipcache > 0 and pods
 
     async def changed(self) -> None:
         """Waits for the next application."""
@@ -215,6 +218,7 @@ class Realiser:
             policy, services, ipcache = self._revisions
             if applied.policy is None:
                 self._ready = ready
+                self._holds_policy = self.desire.policy.spoken
                 ipcache = self.ipcache_revision
                 # A policy that is closed for want of room, or not asked on some interface, is not in force.
                 if not self.desire.unfit_sets and not self.attachments.problems:

@@ -139,7 +139,7 @@ async def main(runtime: Runtime) -> None:
         for broken in registry.broken
         if broken.host_ifname in links
     }
-    await node_network.start(empty=loaded.empty)
+    await node_network.start()
 
     followers = Followers(runtime, realiser, node=node)
     followers.on_nodes(node_network.trigger)

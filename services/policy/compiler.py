@@ -20,7 +20,7 @@ from services.policy.ids import NO_SELECTOR, Element, Signature
 from services.policy.labels import LabelIndex, labels_of
 from services.policy.matcher import Matcher
 from services.policy.model import BlockSelector, PeerSelector, Policy
-from services.policy.names import CalledNames
+from services.policy.names import CalledNames, bound, called
 from services.policy.podspace import PodSpace
 from services.policy.sets import CompiledSet, SetTable
 from shared.contract.base import Direction, Identity, SetId
@@ -135,6 +135,7 @@ class Compiler:
             if policy.ref in collision.policies
             or policy.subject.id in collision.elements
             or any(peer.id in collision.elements for peer in _peers_of(policy))
+            or not bound(map(Element, collision.elements)).keys().isdisjoint(called(policy))
         ]
 
     def set_policy(self, policy: Policy) -> None:

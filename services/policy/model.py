@@ -136,6 +136,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
         """What is hashed."""
         peers = None if self.peers is None else tuple(peer.id for peer in self.peers)
         ports = None if self.ports is None else tuple((p.protocol.value, p.first, p.last) for p in self.ports)
+        # Left out when there are none, so that hashes are what they were before there were names.
         names = tuple((name.protocol.value, name.name) for name in self.names)
         return (self.index, self.action.value, peers, ports, *([names] if names else ()))
 

@@ -64,7 +64,7 @@ class CalledNames:
     def acquire(self, policy: Policy) -> set[Identity]:
         """Hold the names that a policy calls; returns the identities whose signature changed."""
         changed: set[Identity] = set()
-        for name in _called(policy):
+        for name in called(policy):
             if not self._callers[name]:
                 changed |= self._owners.get(name, set())
             self._callers[name] += 1
@@ -73,7 +73,7 @@ class CalledNames:
     def release(self, policy: Policy) -> set[Identity]:
         """Let go of them; returns the identities whose signature changed."""
         changed: set[Identity] = set()
-        for name in _called(policy):
+        for name in called(policy):
             self._callers[name] -= 1
             if not self._callers[name]:
                 del self._callers[name]
@@ -95,6 +95,7 @@ class CalledNames:
         return any(name in self._callers for name in bound((one,)))
 
 
-def _called(policy: Policy) -> Iterator[PortName]:
+def called(policy: Policy) -> Iterator[PortName]:
+    """The names that a policy's egress rules call."""
     for rule in policy.egress.rules if policy.egress is not None else ():
         yield from rule.names

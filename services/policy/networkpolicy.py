@@ -91,7 +91,8 @@ def _read_rules(
         ports = read_ports(item.ports, path=f"{path}.ports", faults=faults)
         rules.append(Rule(index=index, peers=peers, ports=ports.ranges, names=ports.names))
     ranges = parts(port for rule in rules for port in rule.ports or ())
-    ranges += len({name for rule in rules for name in rule.names})
+    # A name may divide a range.
+    ranges += 2 * len({name for rule in rules for name in rule.names})
     if ranges > MOST_RANGES:
         faults.add(
             f"spec.{side}",

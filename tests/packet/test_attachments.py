@@ -122,7 +122,9 @@ async def test_what_an_earlier_process_left_is_taken_over(bare: Node) -> None:
 
     assert await bare.attachments.adopt(), "they are of another text"
     assert bare.attachments.enforcing
+    assert any("another text" in problem for problem in bare.attachments.problems)
     await bare.attachments.enforce(True)
+    assert not bare.attachments.problems
     for ifindex in (bare.pods[0], bare.uplink):
         name = await netlink.attached_program(ifindex=ifindex, side="ingress")
         assert name is not None

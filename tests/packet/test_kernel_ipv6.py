@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 
 import pytest
 
-from services.datapath.kernel.layout import PEER, prefix_key
+from services.datapath.kernel import libbpf
+from services.datapath.kernel.build import TAIL_CALLS
+from services.datapath.kernel.layout import PEER, U32, prefix_key
+from services.datapath.kernel.maps import KernelMap
+from services.datapath.kernel.source import CONSTANTS
 from shared.contract.drops import DropReason
 from shared.contract.reserved import Reserved
 from tests.packet.craft import (
@@ -235,6 +240,19 @@ async def test_an_icmp_error_reaches_whose_packet_it_quotes_translated(node6: Mi
     assert body[2:4] == again[2:4], "its checksum is right"
 
 
+async def test_an_icmp_error_may_quote_the_first_fragment_of_a_datagram(node6: MiniNode) -> None:
+    node = node6
+    client, server = await pair(node)
+    node.service(SERVICE, port=8080, protocol=UDP, backends=[(server.ip, 80)])
+    first = fragment(UDP, offset=0, more=True) + udp(4000, 8080, bytes(16))
+    (arrived,) = await node.hears(server, client, ipv6(client.ip, SERVICE, FRAGMENT, first))
+    error = icmp6(server.ip, client.ip, TOO_BIG6, rest=struct.pack("!I", 1280), payload=arrived)
+    (told,) = await node.hears(client, server, ipv6(server.ip, client.ip, ICMP6, error))
+    quoted = told[FIXED + 8 :]
+    assert socket.inet_ntop(socket.AF_INET6, quoted[24:40]) == SERVICE
+    assert struct.unpack("!HH", quoted[FIXED + 8 : FIXED + 12]) == (4000, 8080)
+
+
 async def test_segments_that_open_nothing_follow_the_rules_of_both_families(node6: MiniNode) -> None:
     node = node6
     client, server = await pair(node)
@@ -269,3 +287,24 @@ async def test_neighbours_are_found_whatever_policy_says(node6: MiniNode) -> Non
     assert not await answers(ask(server.ip, source="::")), "nor is it a duplicate"
     assert not await answers(ask("fe80::1", source=client.ip)), "not with another's address"
     assert not await answers(ask("fe80::1", source=server.ip, hops=64)), "nor through a router"
+
+
+async def test_ipv6_is_dropped_where_the_program_for_it_is_missing(node6: MiniNode) -> None:
+    node = node6
+    client, server = await pair(node)
+    packet = ipv6(client.ip, server.ip, UDP, udp(4000, 80))
+    key = U32.pack(CONSTANTS["TAIL_FROM_POD"])
+    programs = KernelMap(TAIL_CALLS, path=node.loaded.programs / TAIL_CALLS, key_size=4, value_size=4)
+    (number,) = U32.unpack(programs.get(key) or b"")
+    program = libbpf.call("bpf_prog_get_fd_by_id", number)
+    try:
+        programs.delete(key)
+        before = node.drops(DropReason.MISSED_TAIL_CALL)
+        assert await node.hears(server, client, packet) == []
+        assert node.drops(DropReason.MISSED_TAIL_CALL) > before
+        programs.put(key, U32.pack(program))
+        assert len(await node.hears(server, client, packet)) == 1
+    finally:
+        programs.put(key, U32.pack(program))
+        os.close(program)
+        programs.close()

@@ -6,14 +6,16 @@ import time
 
 import pytest
 
-from services.datapath.kernel.layout import IPV4, NODE_CONFIG, ROW_KEY, ROW_SIZE, U32
+from services.datapath.kernel import ring
+from services.datapath.kernel.layout import IPV4, NODE_CONFIG, ROW_KEY, ROW_SIZE, SET_OPEN, U32
 from services.datapath.kernel.maps import KernelMap
 from services.datapath.kernel.source import CONSTANTS
 from shared.contract.drops import DropReason
-from tests.packet.craft import ACK, SYN, TCP, UDP, ipv4, tcp, udp
+from tests.packet.craft import ACK, FIN, RST, SYN, TCP, UDP, ipv4, tcp, udp
 from tests.packet.mininode import CLASS_OF, MiniNode, Pod
 
-SERVERS, CLIENTS = 77, 78
+SERVERS, CLIENTS, NOWHERE = 77, 78, 79
+SERVICE = "10.96.0.10"
 CLASS = CLASS_OF + 300
 OPEN_TO_ALL = (TCP, 0, 65535)
 
@@ -42,15 +44,52 @@ async def refused(node: MiniNode, where: Pod, sender: Pod, packet: bytes) -> int
     return await node.drop_reason()
 
 
-async def test_a_server_goes_on_with_whom_it_lets_in(node: MiniNode) -> None:
+async def test_a_server_goes_on_once_its_client_has_spoken(node: MiniNode) -> None:
+    """The client lets nobody in, and its server may not open connections to it."""
     client, server = await pair(node, allowed=(TCP, 80, 80))
     answer = segment(server, 80, client, 40000)
-    assert len(await node.hears(client, server, answer)) == 1
+    assert await refused(node, client, server, answer) == DropReason.POLICY_DENIED
+    (event,) = node.told(dropped=True)
+    assert (event.source_identity, event.destination_identity) == (301, 300)
+    assert (event.ingress_set, event.destination_port) == (CLIENTS, 40000)
+    assert event.flags & (ring.REPLY | ring.AT_INGRESS) == ring.AT_INGRESS
+
     assert len(await node.hears(server, client, segment(client, 40000, server, 80))) == 1
+    assert len(await node.hears(client, server, answer)) == 1
 
     node.row(SERVERS, 300)
     assert await refused(node, client, server, answer) == DropReason.POLICY_DENIED
     assert await refused(node, server, client, segment(client, 40000, server, 80)) == DropReason.POLICY_DENIED
+
+
+async def test_a_server_goes_on_at_once_with_a_client_that_lets_it_in(node: MiniNode) -> None:
+    client, server = await pair(node, allowed=(TCP, 80, 80))
+    node.row(CLIENTS, 301, OPEN_TO_ALL)
+    assert len(await node.hears(client, server, segment(server, 80, client, 40000))) == 1
+
+
+@pytest.mark.parametrize("flags", [0, FIN, RST, ACK, SYN | ACK, FIN | ACK, RST | ACK])
+@pytest.mark.parametrize("closed", ["ingress", "egress"])
+async def test_nobody_gets_past_a_closed_end_by_pretending_to_answer_it(
+    node: MiniNode, closed: str, flags: int
+) -> None:
+    """From a server's port to a client's, with whatever flags; ``closed`` says whose policy is closed."""
+    attacker, victim = await node.add_pod("a", identity=300), await node.add_pod("v", identity=301)
+    node.row(NOWHERE, None)
+    attacker.egress_set = NOWHERE if closed == "egress" else SET_OPEN
+    victim.ingress_set = NOWHERE if closed == "ingress" else SET_OPEN
+    node.enter(attacker)
+    node.enter(victim)
+    packet = segment(attacker, 95, victim, 50051, flags)
+    assert await refused(node, victim, attacker, packet) == DropReason.POLICY_DENIED
+
+
+async def test_nor_past_a_pod_that_may_not_speak_to_the_world(node: MiniNode) -> None:
+    pod, outside = await node.add_pod("a", identity=300), await node.add_outside()
+    node.row(NOWHERE, None)
+    pod.egress_set = NOWHERE
+    node.enter(pod)
+    assert await refused(node, outside, pod, segment(pod, 80, outside, 40000)) == DropReason.POLICY_DENIED
 
 
 @pytest.mark.parametrize(
@@ -70,6 +109,23 @@ async def test_a_server_does_not_go_on_with_whom_it_does_not_let_in(
     assert await refused(node, server, client, data) == DropReason.POLICY_DENIED
     opening = segment(server, serving, client, calling, SYN)
     assert len(await node.hears(client, server, opening)) == 1, "a SYN is its sender's in any case"
+
+
+@pytest.mark.parametrize("protocol", [TCP, UDP])
+async def test_what_began_before_its_service_was_known_goes_to_a_backend_then(
+    node: MiniNode, protocol: int
+) -> None:
+    client, server = await node.add_pod("c", identity=300), await node.add_pod("s", identity=301)
+    await node.add_outside()
+    payload = tcp(4000, 80, SYN) if protocol == TCP else udp(4000, 80)
+    packet = ipv4(client.ip, SERVICE, protocol, payload)
+    assert await node.hears(server, client, packet) == []
+    assert len(list(node.kernel.v4.connections.keys())) == 2, (
+        "it is remembered as one with an address outside"
+    )
+
+    node.service(SERVICE, port=80, protocol=protocol, backends=[(server.ip, 80)])
+    assert len(await node.hears(server, client, packet)) == 1
 
 
 async def test_both_directions_are_asked_about_where_ports_do_not_tell_the_client(node: MiniNode) -> None:

@@ -78,6 +78,8 @@ class Family:
 
 IPV4 = Family(version=4, address_size=4)
 IPV6 = Family(version=6, address_size=16)
+FAMILIES = {4: IPV4, 6: IPV6}
+"""By IP version."""
 
 
 def packed(ip: str) -> bytes:
@@ -98,7 +100,7 @@ def port_bytes(port: int) -> bytes:
 def prefix_key(cidr: str) -> bytes:
     """Key of the longest-prefix map."""
     network = ip_network(cidr)
-    family = IPV4 if network.version == 4 else IPV6
+    family = FAMILIES[network.version]
     return family.prefix.pack(network.prefixlen, network.network_address.packed)
 
 

@@ -37,8 +37,6 @@ class Loaded:
     program_fds: dict[str, int]
     compiled: bool
     """Whether this start had to compile."""
-    empty: bool
-    """Whether the maps were made by this start: older programs, if any, have maps of their own."""
 
 
 async def load(*, bpffs: Path, sizes: Sizes) -> Loaded:
@@ -53,8 +51,7 @@ async def load(*, bpffs: Path, sizes: Sizes) -> Loaded:
     maps = bpffs / f"maps-{layout_hash(sizes)}"
     text = program_text(pin_directory=maps, sizes=sizes)
     programs = bpffs / f"programs-{text_hash(text)}"
-    empty = not maps.is_dir()
-    compiled = empty or not programs.is_dir()
+    compiled = not (maps.is_dir() and programs.is_dir())
     if compiled:
         shutil.rmtree(programs, ignore_errors=True)
         await _compile(BuildRequest(text=text, maps=str(maps), programs=str(programs)))
@@ -63,7 +60,6 @@ async def load(*, bpffs: Path, sizes: Sizes) -> Loaded:
         programs=programs,
         program_fds={name: libbpf.open_pin(programs / name) for name in PROGRAMS},
         compiled=compiled,
-        empty=empty,
     )
 
 

@@ -9,9 +9,11 @@ import pytest
 
 from deploy.cli.trace import near_misses
 from shared.contract.base import ClassId, Direction, Protocol, SetId
-from shared.contract.policy import Action, PolicyRef, PolicySet, PortRange, Row, RuleRef
+from shared.contract.identity import EndpointRecord, IpEntry
+from shared.contract.names import Bucket, ip_key, pod_key
+from shared.contract.policy import Action, AddressClass, PolicyRef, PolicySet, PortRange, Row, RuleRef
 from tests.deploy.cli.conftest import Run
-from tests.deploy.cli.world import World
+from tests.deploy.cli.world import FRONTEND, PODS, SERVICE, World
 
 FIRST, SECOND = ClassId(f"{1:016x}"), ClassId(f"{2:016x}")
 
@@ -75,13 +77,41 @@ async def test_a_pod_reaches_itself(world: World, stentor: Run) -> None:
     assert {step["why"] for step in made["steps"]} == {"a pod always reaches itself"}
 
 
+async def test_families_that_fare_differently_are_named(world: World, stentor: Run) -> None:
+    """With a block of IPv6 addresses that sets the client's apart from its identity."""
+    sixes = {"frontend-a": "fd00::a", "backend-a": "fd00::b"}
+    for pod, ip in sixes.items():
+        node, four, identity = PODS[pod]
+        entry = IpEntry(ip=ip, identity=identity, node=node, namespace="default", pod=pod)
+        await world.put(Bucket.IPCACHE, [(ip_key(ip), entry)])
+        record = EndpointRecord(
+            node=node, namespace="default", name=pod, uid=f"u-{pod}", identity=identity, ips=(four, ip)
+        )
+        await world.put(Bucket.ENDPOINTS, [(pod_key(node=node, namespace="default", pod=pod), record)])
+    code, made = traced(stentor, "frontend-a", "backend-a", "80")
+    assert (code, made["allowed"]) == (0, True)
+
+    apart = AddressClass(ip="fd00::a", identity=FRONTEND, peer_class=SECOND)
+    await world.put(Bucket.POLICY, [(f"address.{ip_key('fd00::a')}", apart)])
+    code, made = traced(stentor, "frontend-a", "backend-a", "80")
+    assert code == 1
+    assert "10.244.0.2 -> 10.244.0.3 is allowed, fd00::a -> fd00::b is denied" in made["error"]
+    assert traced(stentor, "10.244.0.2", "backend-a", "80")[0] == 0
+    code, made = traced(stentor, "fd00::a", "backend-a", "80")
+    assert (code, made["allowed"]) == (1, False)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("default/nobody", "backend-a", "80"), "neither a pod that the cluster knows nor an address"),
         (("frontend-a", "fd00::1", "80"), "have no addresses of one family"),
+        (("frontend-a", SERVICE.cluster_ips[0], "80"), "Service default/backend: policy is asked about its"),
         (("frontend-a", "backend-a", "http"), "'http' is no port"),
         (("frontend-a", "backend-a", "80/ICMPX"), "'ICMPX' is no protocol"),
+        (("frontend-a", "backend-a", "²"), "'²' is no port"),
+        (("frontend-a", "fe80::1%eth0", "80"), "no packet between pods has such an address"),
+        (("frontend-a", "::ffff:10.244.1.3", "80"), "no packet between pods has such an address"),
     ],
 )
 async def test_what_cannot_be_traced_is_named(
