@@ -223,8 +223,10 @@ static __always_inline int F(ask)(struct F(decision) * decision, __u8 protocol)
 		question->protocol = protocol;
 		ask_policy(verdict, question);
 		REREAD();
-		if (question->turned && !verdict->reason)
+		if (question->turned && !verdict->reason) {
+			*verdict = (struct verdict){.rule = RULE_NONE};
 			continue;
+		}
 		decision->asked |= question->asks;
 		if (question->asks & EVENT_EGRESS)
 			decision->egress_set = question->set;
@@ -491,7 +493,7 @@ static __always_inline int F(handle)(struct __sk_buff *skb, __u32 origin, int de
 drop:
 	if (!decision)
 		return TC_ACT_SHOT;
-	if (!is_pod(origin))
+	if (!is_pod(origin) && !decision->egress.reason)
 		decision->asked |= EVENT_AT_INGRESS;
 	count_drop(skb, reason, decision->asked & EVENT_AT_INGRESS);
 	F(tell_decision)(skb, packet, tuple, decision, EVENT_DROP, reason);

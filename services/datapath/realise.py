@@ -62,6 +62,8 @@ class Realiser:
         self._ready: frozenset[str] = frozenset()
         self._holds_policy = False
         """The kernel holds some commit, though perhaps not one that may be reported."""
+        self._tried_services = False
+        """The kernel has been given those of some commit, though perhaps not all had room."""
 
     # -- what others ask for -----------------------------------------------------------------------
 
@@ -150,9 +152,8 @@ class Realiser:
     @property
     def has_state(self) -> bool:
         """The kernel has been given what the buckets say of policies, Services, addresses and own pods."""
-        _, services, ipcache = self._revisions
         pods = bool(self.desire.endpoints) or not self.desire.local
-        return self._holds_policy and services > 0 and ipcache > 0 and pods
+        return self._holds_policy and self._tried_services and self._revisions[2] > 0 and pods
 
     async def changed(self) -> None:
         """Waits for the next application."""
@@ -215,6 +216,7 @@ class Realiser:
             )
             applied = self.kernel.apply()
             self._failures = applied.problems
+            self._tried_services = self.desire.services.revision > 0
             policy, services, ipcache = self._revisions
             if applied.policy is None:
                 self._ready = ready

@@ -111,6 +111,21 @@ async def test_a_server_does_not_go_on_with_whom_it_does_not_let_in(
     assert len(await node.hears(client, server, opening)) == 1, "a SYN is its sender's in any case"
 
 
+async def test_what_comes_from_outside_may_be_denied_by_the_policy_of_who_would_answer(
+    node: MiniNode,
+) -> None:
+    """The event then names that policy, though the packet was on its way in."""
+    pod, outside = await node.add_pod("s", identity=301), await node.add_outside()
+    node.row(NOWHERE, None)
+    pod.egress_set = NOWHERE
+    node.enter(pod)
+    packet = segment(outside, 2000, pod, 80)
+    assert await refused(node, pod, outside, packet) == DropReason.POLICY_DENIED
+    (event,) = node.told(dropped=True)
+    assert event.flags & (ring.EGRESS | ring.AT_INGRESS) == ring.EGRESS
+    assert event.egress_set == NOWHERE
+
+
 @pytest.mark.parametrize("protocol", [TCP, UDP])
 async def test_what_began_before_its_service_was_known_goes_to_a_backend_then(
     node: MiniNode, protocol: int
