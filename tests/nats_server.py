@@ -35,7 +35,11 @@ class NatsServer:
             command = ["-c", str(self._configuration)]
         else:
             command = ["-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", str(self.store)]
-        self._process = subprocess.Popen(["nats-server", *command, "-l", self._directory / "nats.log"])
+        # It does not outlive the tests, whatever ends them.
+        mortal = ["setpriv", "--pdeathsig", "KILL", "--"]
+        self._process = subprocess.Popen(
+            [*mortal, "nats-server", *command, "-l", self._directory / "nats.log"]
+        )
 
     async def start(self) -> None:
         """Start and wait until it takes connections."""
