@@ -87,4 +87,4 @@ async def load_access(kubeconfig: str | None) -> Access:
         AssertionError,
     ) as error:
         text = str(error) or type(error).__name__
-        raise NoCredentials(f"kubeconfig {kubeconfig or '(default)'} cannot be used: {text}") from error
+        raise NoCredentials(f"kubeconfig {kubeconfig or '(default)'}: {text}") from error
