@@ -172,26 +172,15 @@ static __always_inline void F(meet)(struct F(end) * end, struct F(address) * add
 	F(find_peer)(&end->peer, address);
 }
 
-/* Prepares the question whether `client` may reach a `port` of `server`. A node and its own pods always reach one
- * another. */
-static __always_inline void F(ask_egress)(struct question *question, const struct F(end) * client,
-					  const struct F(end) * server, __be16 port, __u8 turned)
+/* Prepares the question whether the policies of `subject` let it and `peer` speak about a `port` (host order) of the
+ * server: those of egress when the subject is the client. A node and its own pods always reach one another. */
+static __always_inline void F(prepare)(struct question *question, __u8 asks, const struct F(end) * subject,
+				       const struct F(end) * peer, __u16 port, __u8 turned)
 {
-	question->set = client->egress_set;
-	question->peer_class = server->peer.peer_class;
-	question->port = bpf_ntohs(port);
-	question->asks = client->ifindex && server->peer.identity != IDENTITY_HOST ? EVENT_EGRESS : 0;
-	question->turned = turned;
-}
-
-/* Prepares the question whether `server` may be reached by `client` on a `port`. */
-static __always_inline void F(ask_ingress)(struct question *question, const struct F(end) * client,
-					   const struct F(end) * server, __be16 port, __u8 turned)
-{
-	question->set = server->ingress_set;
-	question->peer_class = client->peer.peer_class;
-	question->port = bpf_ntohs(port);
-	question->asks = server->ifindex && client->peer.identity != IDENTITY_HOST ? EVENT_INGRESS : 0;
+	question->set = asks == EVENT_EGRESS ? subject->egress_set : subject->ingress_set;
+	question->peer_class = peer->peer.peer_class;
+	question->port = port;
+	question->asks = subject->ifindex && peer->peer.identity != IDENTITY_HOST ? asks : 0;
 	question->turned = turned;
 }
 
@@ -267,12 +256,14 @@ static __always_inline int F(judge)(struct F(decision) * decision, const struct 
 	/* A pod always reaches itself. */
 	if (client->ifindex == server->ifindex)
 		return 0;
-	F(ask_egress)(&decision->question[2], client, server, bpf_htons(port), 0);
-	F(ask_ingress)(&decision->question[3], client, server, bpf_htons(port), 0);
+	F(prepare)(&decision->question[2], EVENT_EGRESS, client, server, port, 0);
+	F(prepare)(&decision->question[3], EVENT_INGRESS, server, client, port, 0);
 	/* A connection that was cut must not come back as its own reverse, nor may anybody pass for one who answers. */
 	if (!entry && F(under_way)(packet, tuple) && !F(from_client)(tuple)) {
-		F(ask_egress)(&decision->question[0], server, client, decision->flow.sport, 1);
-		F(ask_ingress)(&decision->question[1], server, client, decision->flow.sport, 1);
+		__u16 turned_port = bpf_ntohs(decision->flow.sport);
+
+		F(prepare)(&decision->question[0], EVENT_EGRESS, server, client, turned_port, 1);
+		F(prepare)(&decision->question[1], EVENT_INGRESS, client, server, turned_port, 1);
 	}
 	return F(ask)(decision, tuple->protocol);
 }

@@ -1,5 +1,16 @@
 /* Service load balancing: which backend a frontend's next connection goes to. */
 
+/* The frontend that a client's packets are for, 0: none. */
+static __always_inline struct F(frontend) * F(frontend_of)(const struct F(tuple) * client)
+{
+	struct F(frontend_key) key = {};
+
+	key.address = client->dst;
+	key.port = client->dport;
+	key.protocol = client->protocol;
+	return F(frontends).lookup(&key);
+}
+
 /* Replaces a frontend as destination of `flow` by one of its backends. Returns 1 when it did, 0 when the destination
  * is no frontend, else a negative drop reason. A backend set never changes: when its frontend moves to another set
  * between the two look-ups, the second try sees the new one. */
@@ -12,17 +23,11 @@ static __always_inline int F(select_backend)(struct F(tuple) * flow)
 	int attempt;
 
 	key.address = flow->dst;
-	key.port = flow->dport;
-	key.protocol = flow->protocol;
 #pragma unroll
 	for (attempt = 0; attempt < 2; attempt++) {
-		frontend = F(frontends).lookup(&key);
-		if (!frontend) {
-			key.port = 0;
-			key.protocol = 0;
-			frontend = F(frontends).lookup(&key);
-			return frontend ? -DROP_SERVICE_BACKEND_NOT_FOUND : 0;
-		}
+		frontend = F(frontend_of)(flow);
+		if (!frontend)
+			return F(frontends).lookup(&key) ? -DROP_SERVICE_BACKEND_NOT_FOUND : 0;
 		if (!frontend->count)
 			return -DROP_SERVICE_BACKEND_NOT_FOUND;
 		slot.backends = frontend->backends;
@@ -35,17 +40,6 @@ static __always_inline int F(select_backend)(struct F(tuple) * flow)
 		}
 	}
 	return -DROP_SERVICE_BACKEND_NOT_FOUND;
-}
-
-/* The frontend that a client's packets are for, 0: none. */
-static __always_inline struct F(frontend) * F(frontend_of)(const struct F(tuple) * client)
-{
-	struct F(frontend_key) key = {};
-
-	key.address = client->dst;
-	key.port = client->dport;
-	key.protocol = client->protocol;
-	return F(frontends).lookup(&key);
 }
 
 /* Whether `to` still is one of the backends of the frontend that a client's packets are for. Of a set that is too large

@@ -152,6 +152,6 @@ async def _work(name: str, settings: ServiceSettings, main: Callable[[Runtime], 
 async def _named(name: str, work: Coroutine[Any, Any, None]) -> None:
     try:
         await work
-    except Exception:
+    except Exception:  # named here, for the task group tells of exceptions without tasks; raised again
         log.critical("task %s failed", name, exc_info=True)
         raise

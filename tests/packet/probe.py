@@ -209,7 +209,7 @@ def stream(ip: str, port: int, seconds: float) -> dict[str, object]:
                 last = time.monotonic() - begin
             except (TimeoutError, ConnectionError):
                 break
-            time.sleep(PACE)
+            time.sleep(PACE)  # the rate of the stream: nothing is waited for
     return {"answered": answered, "last": last, "ended": time.monotonic() - begin}
 
 
@@ -237,7 +237,7 @@ def serve_tcp(port: int, *, pushing: bool = False) -> None:
                 while True:
                     if pushing:
                         connection.sendall(b".")
-                        time.sleep(PACE)
+                        time.sleep(PACE)  # the rate of the stream: nothing is waited for
                     elif connection.recv(1):
                         connection.sendall(peer.encode())
                     else:

@@ -168,7 +168,7 @@ class ApiServer:
             return _json(refused.status(), code=refused.code)
         except (asyncio.CancelledError, ConnectionError):
             raise
-        except Exception:
+        except Exception:  # a fault of one request is its 500, and the server goes on
             _log.exception("%s %s failed", request.method, request.path)
             broken = StatusError(f"{request.method} {request.path}: the lab's API server failed; see its log")
             return _json(broken.status(), code=broken.code)

@@ -66,8 +66,7 @@ class Worker:
             level = logging.DEBUG if isinstance(failed, (Outdated, Gone)) else logging.WARNING
             delay = self._retry(key)
             _log.log(level, "%s %s: %s; trying again in %.2f s", self.name, "/".join(key), failed, delay)
-        except Exception:
-            # One object that breaks its controller must not stop the others.
+        except Exception:  # one object that breaks its controller must not stop the others
             delay = self._retry(key)
             _log.exception("%s %s failed; trying again in %.2f s", self.name, "/".join(key), delay)
         else:
