@@ -37,3 +37,12 @@ def _use(name: str, pid: int, *, command: str) -> ProcessUse:
         cpu_seconds=round((int(spent[11]) + int(spent[12])) * _TICK_SECONDS, 2),
         command=command,
     )
+
+
+def peak_mib(pid: int) -> float:
+    """The most memory that a process ever had resident (VmHWM)."""
+    for line in (Path("/proc") / str(pid) / "status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "VmHWM":
+            return int(value.split()[0]) / 1024
+    raise ValueError(f"process {pid} has no VmHWM: it has ended")

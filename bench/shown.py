@@ -46,10 +46,10 @@ class Advance:
     def __init__(self, bar: tuple[Progress, TaskID] | None) -> None:
         self._bar = bar
 
-    def __call__(self) -> None:
+    def __call__(self, steps: int = 1) -> None:
         if self._bar is not None:
             bars, task = self._bar
-            bars.advance(task)
+            bars.advance(task, steps)
 
 
 @contextmanager
