@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from services.datapath.committed import Change, Committed
-from services.datapath.desired import set_rows
 from services.datapath.endpoints import LocalEndpoint
 from services.datapath.frontends import Frontends
 from services.datapath.kernel.layout import (
@@ -30,6 +29,7 @@ from services.datapath.kernel.layout import (
     unpacked,
 )
 from services.datapath.kernel.state import FamilyState, KernelState
+from services.datapath.setrows import SetRows
 from shared.bus import Batch
 from shared.contract.base import M, Message
 from shared.contract.identity import EndpointRecord, IpEntry, NodeRecord
@@ -79,6 +79,7 @@ class Desire:
         self._address_classes: dict[str, AddressClass] = {}
         self._pod_space: tuple[IPv4Network | IPv6Network, ...] | None = None
         self._withheld: dict[int, set[str]] = {}
+        self._rows = SetRows(kernel.rows, published=self._published_set, problems=self.problems)
 
     @property
     def unfit_sets(self) -> bool:
@@ -207,9 +208,8 @@ class Desire:
             return False
         if first:
             # What an earlier process left in the kernel is compared with the first commit as a whole.
-            self._kernel.rows.want_exactly({})
             self._kernel.classes.want_exactly({})
-        self._want_sets(change)
+        self._take_sets(change)
         self._want_classes(change)
         self._want_address_classes(change)
         self._want_pod_space()
@@ -219,26 +219,11 @@ class Desire:
             self._want_cidrs()
         return True
 
-    def _want_sets(self, change: Change[Message]) -> None:
+    def _take_sets(self, change: Change[Message]) -> None:
         self._forget_sets()
-        obsolete: set[bytes] = set()
-        wanted: dict[bytes, bytes] = {}
-        for key, value in (*change.removed.items(), *change.replaced.items()):
+        for value in change.put.values():
             if isinstance(value, PolicySet):
-                self.problems.pop(key, None)
-                obsolete |= set_rows(value).blocks.keys()
-        for key, value in change.put.items():
-            if not isinstance(value, PolicySet):
-                continue
-            self.sets[value.id] = value
-            made = set_rows(value)
-            wanted.update(made.blocks)
-            if made.problem:
-                self.problems[key] = made.problem
-        for row in obsolete - wanted.keys():
-            self._kernel.rows.want(row, None)
-        for row, blocks in wanted.items():
-            self._kernel.rows.want(row, blocks)
+                self.sets[value.id] = value
 
     def _forget_sets(self) -> None:
         for set_id in [set_id for set_id in self.sets if f"set.{set_id}" not in self.policy.values]:
@@ -314,7 +299,10 @@ class Desire:
         )
 
     def want_local(self) -> None:
-        """Wants the endpoints map for the local endpoints. One whose policy is unknown keeps what it had."""
+        """Wants endpoints for the local pods, and the rows of their sets.
+
+        A pod whose policy is unknown keeps what it had. Nothing is said of rows before the first commit.
+        """
         wanted = {family: self._left_alone(family) for family in self._kernel.families}
         for endpoint in self.local.values():
             ready = self.readiness(endpoint)
@@ -332,10 +320,17 @@ class Desire:
                 wanted[family][key] = value
         for family, entries in wanted.items():
             family.endpoints.want_exactly(entries)
+        if self.policy.spoken:
+            values = (value for entries in wanted.values() for value in entries.values())
+            self._rows.want({number for value in values for number in ENDPOINT.unpack(value)[:2]})
 
     def in_kernel(self, endpoint: LocalEndpoint) -> bool:
         """The kernel is known to hold an entry of this endpoint."""
         return any(self._kept(ip, endpoint) for ip in endpoint.ips)
+
+    def _published_set(self, number: int) -> PolicySet | None:
+        value = self.policy.values.get(f"set.{number:016x}")
+        return value if isinstance(value, PolicySet) else None
 
     def _left_alone(self, family: FamilyState) -> dict[bytes, bytes]:
         if not self.unknown_links:

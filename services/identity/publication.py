@@ -89,7 +89,7 @@ class Publication:
     async def _write(self, bucket: Bucket, keys: list[str]) -> None:
         desired, mirror, pending = self._desired.of(bucket), self._mirrors[bucket], self._pending[bucket]
         room, remaining = self._rooms[bucket], iter(keys)
-        room.only(desired)
+        room.only(desired.__contains__)
         while chunk := list(islice(remaining, _CHUNK)):
             items = [(key, value) for key in chunk if room.fits(key, value := desired.get(key))]
             # Taken out first: a key that changes during the write is pending again afterwards.

@@ -149,7 +149,7 @@ class LoadBalancingService:
     async def _write(self) -> None:
         """Write what differs of the pending keys; raises a BusError, and all of it stays pending."""
         pending, self._pending = self._pending, set()
-        self._room.only(self._desired.records)
+        self._room.only(self._desired.records.__contains__)
         changed = sorted(filter(self._differs, pending))
         changed = [key for key in changed if self._room.fits(key, self._desired.records.get(key))]
         if not changed and not (self._commit_wanted and not self._is_committed):

@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from services.policy.errors import HashCollision
 from services.policy.ids import NO_SELECTOR, RESERVED_IDS, Element, Signature, class_id
 from shared.contract.base import ClassId
 from shared.index import discard
+
+
+class ClassesByElement:
+    """Classes by the elements of their signatures."""
+
+    def __init__(self) -> None:
+        self._classes: defaultdict[Element, set[ClassId]] = defaultdict(set)
+
+    def add(self, id: ClassId, signature: Signature) -> None:
+        """A class."""
+        for element in signature:
+            self._classes[element].add(id)
+
+    def remove(self, id: ClassId, signature: Signature) -> None:
+        """Forget a class."""
+        for element in signature:
+            discard(self._classes, element, id)
+
+    def with_any(self, choose: Callable[[Collection[Element]], Iterable[Element]]) -> set[ClassId]:
+        """Classes whose signatures have any of the elements that are chosen."""
+        return set().union(*(self._classes[element] for element in choose(self._classes)))
 
 
 class ClassTable:
@@ -22,7 +43,7 @@ class ClassTable:
         self.held: set[ClassId] = set()
         self._signatures: dict[ClassId, Signature] = {}
         self._ids: dict[Signature, ClassId] = {}
-        self._by_element: defaultdict[Element, set[ClassId]] = defaultdict(set)
+        self._by_element = ClassesByElement()
         self.learned: set[ClassId] = set()
         """Held classes whose signatures became known since :meth:`hold`: sets may lack rows for them."""
 
@@ -38,24 +59,23 @@ class ClassTable:
             self._signatures[id] = signature
             if id in self.held:
                 self.learned.add(id)
-                self._index(id, signature)
+                self._by_element.add(id, signature)
         return id
 
     def signature(self, id: ClassId) -> Signature | None:
         """The signature of a class, None when it is not known."""
         return self._signatures.get(id)
 
-    def held_with(self, choose: Callable[[Iterable[Element]], Iterable[Element]]) -> set[ClassId]:
+    def held_with(self, choose: Callable[[Collection[Element]], Iterable[Element]]) -> set[ClassId]:
         """Held classes whose known signatures have any of the elements that are chosen."""
-        return set().union(*(self._by_element[element] for element in choose(self._by_element)))
+        return self._by_element.with_any(choose)
 
     def hold(self, ids: set[ClassId]) -> None:
         """These classes are held; signatures of others are forgotten."""
         for id in self.held - ids:
-            for element in self._signatures.get(id, ()):
-                discard(self._by_element, element, id)
+            self._by_element.remove(id, self._signatures.get(id, NO_SELECTOR))
         for id in ids - self.held:
-            self._index(id, self._signatures.get(id, frozenset()))
+            self._by_element.add(id, self._signatures.get(id, NO_SELECTOR))
         self.held = set(ids)
         self.learned.clear()
         self.forget()
@@ -64,7 +84,3 @@ class ClassTable:
         """Forget the signatures of classes that are not held."""
         for id in self._signatures.keys() - self.held:
             del self._ids[self._signatures.pop(id)]
-
-    def _index(self, id: ClassId, signature: Signature) -> None:
-        for element in signature:
-            self._by_element[element].add(id)

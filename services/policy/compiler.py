@@ -10,7 +10,7 @@ Reserved identities have a class like others, though no pod selector matches the
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -103,11 +103,16 @@ class Compiler:
         self._blocks_changed = False
         self._space_changed = False
         self._changed: set[str] = set()
+        self._touched: set[PolicyRef] = set()
 
     @property
     def sets(self) -> dict[SetId, CompiledSet]:
         """Sets that identities have; not to be changed."""
         return self._sets.sets
+
+    def sets_asking(self, elements: Collection[Element]) -> set[SetId]:
+        """The sets to which some of the elements make a difference."""
+        return self._sets.asking(elements)
 
     @property
     def policies(self) -> dict[PolicyRef, Policy]:
@@ -118,6 +123,11 @@ class Compiler:
     def pod_space(self) -> tuple[str, ...] | None:
         """The pods' addresses for which identities' signatures hold; None when that is any."""
         return tuple(sorted(prefix.text for prefix in self._everywhere_of)) if self._everywhere else None
+
+    def take_touched(self) -> set[PolicyRef]:
+        """Policies that came, went, changed or may select others than before, since the last call."""
+        touched, self._touched = self._touched, set()
+        return touched
 
     def subjects(self, policy: Policy) -> int:
         """How many identities a policy in force selects."""
@@ -148,6 +158,7 @@ class Compiler:
             return
         self._check(policy)
         self._policies[policy.ref] = policy
+        self._touched.add(policy.ref)
         for selector in _peers_of(policy):
             self._acquire(selector)
         self._dirty_identities |= self._names.acquire(policy)
@@ -161,6 +172,7 @@ class Compiler:
         """Take a policy out of force; nothing happens if it is not."""
         old = self._policies.pop(ref, None)
         if old is not None:
+            self._touched.add(ref)
             self._withdraw(old)
 
     def set_identity(self, record: IdentityRecord) -> None:
@@ -175,15 +187,21 @@ class Compiler:
         self._subjects.add(record.id, labels)
         self._names.add(record)
         self._dirty_identities.add(record.id)
+        self._touch_policies_of(record.id)
 
     def remove_identity(self, identity: Identity) -> None:
         """An identity does not exist; nothing happens if it is not known."""
         if self._known.pop(identity, None) is not None:
+            self._touch_policies_of(identity)
             self._index.remove(identity)
             self._peers.remove(identity)
             self._subjects.remove(identity)
             self._names.remove(identity)
             self._dirty_identities.add(identity)
+
+    def _touch_policies_of(self, identity: Identity) -> None:
+        for id in self._subjects.signature(identity):
+            self._touched |= self._policies_of[id]
 
     def set_address(self, ip: str, identity: Identity) -> None:
         """An address of the ipcache."""

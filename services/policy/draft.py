@@ -23,9 +23,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from services.policy.blocks import Prefix
-from services.policy.classes import ClassTable
+from services.policy.classes import ClassesByElement, ClassTable
 from services.policy.compiler import Compiler
-from services.policy.ids import Element, Signature, was
+from services.policy.ids import NO_SELECTOR, Element, Signature, was
 from services.policy.published import Member, Published, set_key
 from services.policy.sets import Asked, CompiledSet
 from shared.contract.base import ClassId, Identity, Message, SetId
@@ -258,20 +258,21 @@ class _Drafter:
                 if new in born and (row := value.rows.get(old)) is not None:
                     rows[new] = row
             self._put_set(_with_rows(value, rows))
-        signatures = {id: self._classes.signature(id) or frozenset() for id in born}
-        elements = frozenset().union(*signatures.values())
-        for compiled in self._desired.sets.values():
-            old_set = self._published.sets.get(compiled.id)
-            if old_set is None or compiled.id not in self._context.complete:
-                self._put_set(self._whole(compiled, signatures, dead=dead))
-            elif compiled.asked.of(elements) or not dead.isdisjoint(old_set.rows):
-                rows = {peer: row for peer, row in old_set.rows.items() if peer not in dead}
-                self._put_set(_with_rows(old_set, rows | _rows(compiled, signatures)))
+        fresh = _Born({id: self._classes.signature(id) or NO_SELECTOR for id in born})
+        desired = self._desired.sets
+        whole = desired.keys() - (self._published.sets.keys() & self._context.complete)
+        for id in whole:
+            self._put_set(self._whole(desired[id], fresh, dead=dead))
+        changed = self._desired.sets_asking(fresh.elements) | self._published.sets_with_row(dead)
+        for id in (changed & desired.keys()) - whole:
+            old_set = self._published.sets[id]
+            rows = {peer: row for peer, row in old_set.rows.items() if peer not in dead}
+            self._put_set(_with_rows(old_set, rows | fresh.rows(desired[id])))
         for key in self._published.unreadable:
             id = SetId(key.removeprefix("set."))
             if key.startswith("set.") and id not in self._result.sets and id not in self._old:
-                live = self._desired.sets.get(id)
-                self._result.sets[id] = None if live is None else self._whole(live, signatures, dead=dead)
+                live = desired.get(id)
+                self._result.sets[id] = None if live is None else self._whole(live, fresh, dead=dead)
 
     def _used_after(self) -> set[ClassId]:
         users = Counter(self._published.class_users)
@@ -283,18 +284,15 @@ class _Drafter:
                 users[value.peer_class] += 1
         return {id for id, count in users.items() if count > 0}
 
-    def _whole(
-        self, compiled: CompiledSet, born: Mapping[ClassId, Signature], *, dead: set[ClassId]
-    ) -> PolicySet:
-        signatures = dict(born)
-        for id in self._classes.held_with(compiled.asked.of) - dead:
-            signatures[id] = self._classes.signature(id) or frozenset()
+    def _whole(self, compiled: CompiledSet, born: _Born, *, dead: set[ClassId]) -> PolicySet:
+        known = self._classes.held_with(compiled.asked.of) - dead
+        signatures = {id: self._classes.signature(id) or NO_SELECTOR for id in known}
         rows: dict[ClassId, Row] = {}
         if (published := self._published.sets.get(compiled.id)) is not None:
             for id, row in published.rows.items():
                 if id in self._result.held and self._classes.signature(id) is None:
                     rows[id] = row
-        rows |= _rows(compiled, signatures)
+        rows |= _rows(compiled, signatures) | born.rows(compiled)
         return PolicySet(
             id=compiled.id,
             direction=compiled.direction,
@@ -307,6 +305,22 @@ class _Drafter:
     def _put_set(self, value: PolicySet) -> None:
         if value != self._published.sets.get(value.id) or set_key(value.id) in self._published.unreadable:
             self._result.sets[value.id] = value
+
+
+class _Born:
+    """Classes that rows are to speak of from now on."""
+
+    def __init__(self, signatures: Mapping[ClassId, Signature]) -> None:
+        self.elements = NO_SELECTOR.union(*signatures.values())
+        self._signatures = signatures
+        self._by_element = ClassesByElement()
+        for id, signature in signatures.items():
+            self._by_element.add(id, signature)
+
+    def rows(self, compiled: CompiledSet) -> dict[ClassId, Row]:
+        """A set's rows for them, where they differ from its default row."""
+        asked_for = self._by_element.with_any(compiled.asked.of)
+        return _rows(compiled, {id: self._signatures[id] for id in asked_for})
 
 
 def _rows(compiled: CompiledSet, signatures: Mapping[ClassId, Signature]) -> dict[ClassId, Row]:

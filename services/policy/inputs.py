@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 class Refused:
     """The version of a policy object that is not enforced, and why."""
 
+    policy: PolicyRef
     uid: str
     resource_version: str
     errors: tuple[FieldError, ...]
@@ -46,6 +47,7 @@ class Inputs:
 
     def __init__(self, compiler: Compiler, *, selectable: LabelFilter) -> None:
         self.refused: dict[PolicyRef, Refused] = {}
+        """To be changed by this class alone."""
         self.nodes: set[str] = set()
         """Keys of the nodes of the cluster."""
         self.realised: dict[str, int] = {}
@@ -61,6 +63,7 @@ class Inputs:
         self._ips: dict[str, str] = {}
         self._identity_has_spoken = False
         self._rules: LabelRules | None = None
+        self._touched: set[PolicyRef] = set()
 
     @property
     def objection(self) -> str:
@@ -80,9 +83,15 @@ class Inputs:
 
     # ---- policies
 
+    def take_touched(self) -> set[PolicyRef]:
+        """The policies of which something that their status tells may have changed since the last call."""
+        touched, self._touched = self._touched, set()
+        return touched | self._compiler.take_touched()
+
     def take_policies(self, batch: ObjectBatch) -> None:
         """NetworkPolicies of all namespaces."""
         for ref, object in self._policies.of(batch):
+            self._touched.add(ref)
             if object is None:
                 self.refused.pop(ref, None)
                 self._compiler.remove_policy(ref)
@@ -119,9 +128,12 @@ class Inputs:
         if last is None:
             raise collision
         self._compiler.remove_policy(last.ref)
+        self._touched.add(last.ref)
         known = self.refused.get(last.ref)
         if known is None:
-            self.refused[last.ref] = Refused(last.uid, last.resource_version, (_collided(collision),))
+            self.refused[last.ref] = Refused(
+                last.ref, last.uid, last.resource_version, (_collided(collision),)
+            )
         else:
             self.refused[last.ref] = replace(known, unfit=(*known.unfit, last.resource_version))
 
@@ -132,7 +144,7 @@ class Inputs:
             self._enforce(self._read(ref, object))
         except PolicyRefused as refusal:
             version = str(metadata.get("resourceVersion", ""))
-            self.refused[ref] = Refused(uid, version, refusal.errors)
+            self.refused[ref] = Refused(ref, uid, version, refusal.errors)
             known = self._compiler.policies.get(ref)
             if known is not None and known.uid != uid:
                 # What was accepted was another object of this name.

@@ -92,6 +92,8 @@ class Planner:
         :class:`HashCollision`, and may be repeated without one of the policies that brought it.
         """
         self._changed |= self._desired.refresh()
+        if self._is_as_planned(realised=realised, now=now):
+            return None
         context = Context(
             desired=self._desired,
             published=self.published,
@@ -135,6 +137,17 @@ class Planner:
     def next_release(self, *, realised: float, now: float) -> float | None:
         """When a plan may find more to take away if nothing else happens; on the clock of ``now``."""
         return self._retirement.next_due(realised=realised, now=now)
+
+    def _is_as_planned(self, *, realised: float, now: float) -> bool:
+        """Nothing that a publication could change has changed since the last plan."""
+        unchanged = not (self._all or self._changed or self._waiting or self.published.unreadable)
+        return (
+            unchanged
+            and self.published.is_committed
+            and len(self._complete) == len(self._desired.sets)
+            and not self._retirement.any_released(realised=realised, now=now)
+            and self._says_the_same(self._commit(Draft(), time=""))
+        )
 
     def _withhold(self, made: Draft) -> None:
         """Take out what is too large, and what would speak of it."""
@@ -194,18 +207,17 @@ class Planner:
         for key, member in made.members.items():
             if key.startswith("identity."):
                 identities += (member is not None) - (key in published.identities)
-        sets = {id: len(value.rows) for id, value in published.sets.items()}
+        sets, rows = len(published.sets), published.rows
         for id, value in made.sets.items():
-            if value is None:
-                sets.pop(id, None)
-            else:
-                sets[id] = len(value.rows)
+            old = published.sets.get(id)
+            sets += (value is not None) - (old is not None)
+            rows += (len(value.rows) if value is not None else 0) - (len(old.rows) if old is not None else 0)
         return Commit(
             time=time,
             policies=len(self._desired.policies),
             identities=identities,
-            sets=len(sets),
-            rows=sum(sets.values()),
+            sets=sets,
+            rows=rows,
             pod_space=self._desired.pod_space,
         )
 

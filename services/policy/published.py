@@ -7,7 +7,7 @@ is believed, because readers see it too.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Self
 
@@ -25,6 +25,7 @@ from shared.contract.policy import (
     PolicySet,
 )
 from shared.contract.reserved import Reserved
+from shared.index import discard
 
 Member = IdentityPolicy | AddressClass | CidrClass
 """What has a class."""
@@ -54,6 +55,9 @@ class Published:
         self.expected: Mapping[str, Message | None] = {}
         """Items of the publication under way: their echoes may arrive before the acknowledgement."""
         self.class_users: Counter[ClassId] = Counter()
+        self.rows = 0
+        """Of all sets, without default rows."""
+        self._sets_of: defaultdict[ClassId, set[SetId]] = defaultdict(set)
 
     @classmethod
     def of(cls, batch: Batch[Message]) -> Self:
@@ -90,6 +94,10 @@ class Published:
         if key.startswith("set."):
             return self.sets.get(SetId(key.removeprefix("set.")))
         return self.member(key)
+
+    def sets_with_row(self, classes: Iterable[ClassId]) -> set[SetId]:
+        """The sets that have a row for any of the classes."""
+        return set().union(*(self._sets_of.get(id, ()) for id in classes))
 
     def class_of(self, identity: int) -> ClassId | None:
         """The published class of an identity, which its addresses have without entries of their own."""
@@ -145,10 +153,16 @@ class Published:
                 self.unreadable.add(key)
 
     def _enter_set(self, id: SetId, value: Message | None) -> None:
+        old = self.sets.pop(id, None)
+        before = old.rows.keys() if old is not None else set()
+        after = value.rows.keys() if isinstance(value, PolicySet) else set()
+        for peer_class in before - after:
+            discard(self._sets_of, peer_class, id)
+        for peer_class in after - before:
+            self._sets_of[peer_class].add(id)
+        self.rows += len(after) - len(before)
         if isinstance(value, PolicySet):
             self.sets[id] = value
-        else:
-            self.sets.pop(id, None)
 
     def _enter_member(self, key: str, value: Message | None) -> None:
         old = self.member(key)

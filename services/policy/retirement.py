@@ -45,6 +45,10 @@ class Retirement:
         retired = self._retired.get(name)
         return retired is not None and self._due(retired, realised=realised) <= now
 
+    def any_released(self, *, realised: float, now: float) -> bool:
+        """Whether there is something that may be taken away."""
+        return any(self._due(item, realised=realised) <= now for item in self._retired.values())
+
     def next_due(self, *, realised: float, now: float) -> float | None:
         """When the next thing is released if no node realises more; None when all are, or none is retired."""
         due = (self._due(item, realised=realised) for item in self._retired.values())

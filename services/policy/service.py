@@ -18,6 +18,7 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.policy import metrics
@@ -25,7 +26,7 @@ from services.policy.compiler import Compiler
 from services.policy.errors import HashCollision, name_of
 from services.policy.inputs import Inputs
 from services.policy.planner import Planner, Publication
-from services.policy.published import Published, set_key
+from services.policy.published import Published
 from services.policy.retirement import Patience
 from services.policy.statuses import Noted, Statuses, refusal_text
 from services.policy.turn import Turn
@@ -118,6 +119,8 @@ class PolicyService:
 
     def _take_published(self, batch: Batch[Message]) -> None:
         if batch.snapshot:
+            # Its revisions may be those of a new bucket.
+            self._statuses.recheck()
             self._planner.adopt(Published.of(batch))
             return
         published, foreign = self._planner.published, bool(batch.errors)
@@ -138,6 +141,7 @@ class PolicyService:
             self._planner.adopt(stored)
         if batch := await read_if_unlike(self._status_store, self._statuses.mirror):
             self._statuses.take(batch)
+        self._statuses.recheck()
 
     # ---- publication
 
@@ -155,10 +159,11 @@ class PolicyService:
         known = self._planner.published.known
         realised = self._inputs.least_realised(known=known)
         publication = self._plan(realised=realised)
-        self._room.only({set_key(id) for id in self._compiler.sets})
+        self._room.only(lambda key: key.removeprefix("set.") in self._compiler.sets)
         noted, revision = self._statuses.note(), self._planner.published.revision
         changes = self._statuses.changes(noted, revision=revision) if publication is None else None
         if publication is None and not changes:
+            self._statuses.settled()
             self._turn.nothing_to_do()
             self._forestalled.over()
         elif not self._turn.is_own(revision=revision, now=loop.time(), current=self._sources.current):
@@ -201,12 +206,13 @@ class PolicyService:
         metrics.WRITES.inc(len(publication.items))
         return True
 
-    async def _tell(self, noted: Noted) -> None:
+    async def _tell(self, noted: Mapping[str, Noted]) -> None:
         """Write what became of each policy, and say aloud which were refused."""
         changes = self._statuses.changes(noted, revision=self._planner.published.revision)
         if changes:
             stored = await self._status_store.put_many(changes.items)
             self._statuses.wrote(changes, revision=stored)
+        self._statuses.settled()
         for status in changes.refusals:
             await self._runtime.event(
                 kind="policy-rejected", object=name_of(status.policy), message=refusal_text(status)
@@ -238,7 +244,7 @@ class PolicyService:
         metrics.REFUSED.set(counts["refused"])
         metrics.SETS.set(counts["sets"])
         metrics.CLASSES.set(counts["classes"])
-        metrics.ROWS.set(sum(len(value.rows) for value in published.sets.values()))
+        metrics.ROWS.set(published.rows)
         metrics.RETIRED.set(self._planner.pending)
 
 

@@ -8,7 +8,7 @@ them mean for the subject, so the row of a set for a class is a function of the 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from services.policy.errors import HashCollision
@@ -18,6 +18,7 @@ from services.policy.names import Numbers, bound
 from services.policy.rows import resolve
 from shared.contract.base import Direction, SetId
 from shared.contract.policy import PolicyRef, Row, RuleRef
+from shared.index import discard
 
 
 class Content(NamedTuple):
@@ -34,13 +35,15 @@ class Asked(NamedTuple):
     selectors: Signature = NO_SELECTOR
     names: frozenset[PortName] = frozenset()
 
-    def of(self, elements: Iterable[Element]) -> Signature:
-        """Those of the elements that make a difference to it."""
-        return frozenset(
-            each
-            for each in elements
-            if each in self.selectors or (self.names and not self.names.isdisjoint(bound((each,))))
-        )
+    def of(self, elements: Collection[Element]) -> Signature:
+        """Those of the elements that make a difference to it; either side may be the larger one by far."""
+        if len(elements) < len(self.selectors):
+            found = {each for each in elements if each in self.selectors}
+        else:
+            found = {each for each in self.selectors if each in elements}
+        if self.names:
+            found.update(each for each in elements if not self.names.isdisjoint(bound((each,))))
+        return frozenset(found)
 
 
 class CompiledSet:
@@ -88,6 +91,8 @@ class SetTable:
 
     def __init__(self) -> None:
         self.sets: dict[SetId, CompiledSet] = {}
+        self._asking: defaultdict[Element, set[SetId]] = defaultdict(set)
+        self._naming: set[SetId] = set()
         self._users: defaultdict[SetId, int] = defaultdict(int)
 
     def acquire(self, policies: Sequence[Policy], *, direction: Direction, numbers: Numbers) -> SetId:
@@ -106,7 +111,7 @@ class SetTable:
         if known is None:
             if id in RESERVED_IDS:
                 raise HashCollision(what="policy set", id=id, policies=(policy.ref for policy in policies))
-            self.sets[id] = CompiledSet(id=id, direction=direction, policies=policies, content=content)
+            self._add(CompiledSet(id=id, direction=direction, policies=policies, content=content))
         elif known.content != content or known.direction is not direction:
             refs = {policy.ref for policy in policies}
             apart = refs.symmetric_difference(known.policies)
@@ -119,7 +124,22 @@ class SetTable:
         self._users[id] -= 1
         if not self._users[id]:
             del self._users[id]
-            del self.sets[id]
+            asked = self.sets.pop(id).asked
+            self._naming.discard(id)
+            for element in asked.selectors:
+                discard(self._asking, element, id)
+
+    def asking(self, elements: Collection[Element]) -> set[SetId]:
+        """The sets to which some of the elements make a difference."""
+        found = set().union(*(self._asking.get(element, ()) for element in elements))
+        return found | {id for id in self._naming if self.sets[id].asked.of(elements)}
+
+    def _add(self, compiled: CompiledSet) -> None:
+        self.sets[compiled.id] = compiled
+        for element in compiled.asked.selectors:
+            self._asking[element].add(compiled.id)
+        if compiled.asked.names:
+            self._naming.add(compiled.id)
 
 
 def digests(policies: Sequence[Policy], *, direction: Direction) -> tuple[str, ...]:

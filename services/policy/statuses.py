@@ -23,11 +23,12 @@ from shared.runtime.upkeep import Room
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """What a publication is made from."""
+    """What a publication is made from, of one policy object; neither: there is no such object any more."""
 
-    in_force: tuple[tuple[Policy, int], ...]
-    """Policies with the number of identities that they select."""
-    refused: Mapping[PolicyRef, Refused]
+    in_force: Policy | None
+    subjects: int
+    """How many identities the one in force selects."""
+    refused: Refused | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,10 @@ class Changes:
 
 
 class Statuses:
-    """Compares desired with published statuses; what could not be written differs still at the next look."""
+    """Compares desired with published statuses, of those that either side has touched since they were equal.
+
+    What could not be written is looked at again with the next publication.
+    """
 
     def __init__(self, compiler: Compiler, inputs: Inputs, *, room: Room) -> None:
         self._compiler = compiler
@@ -51,39 +55,51 @@ class Statuses:
         self._room = room
         self.mirror: Mirror[PolicyStatus] = Mirror()
         """What is published."""
+        self._refs: dict[str, PolicyRef] = {}
+        """Policy objects that there are, by key."""
+        self._touched: set[str] = set()
+        self._unsettled: set[str] = set()
+        """Noted, and not known to be published."""
 
     def take(self, batch: Batch[PolicyStatus]) -> None:
         """Follows the own bucket."""
-        self.mirror.absorb(batch)
+        self._touched |= self.mirror.absorb(batch)
+
+    def recheck(self) -> None:
+        """Compare all of them at the next look."""
+        self._touched |= self._refs.keys() | self.mirror.live_keys()
 
     def published(self, ref: PolicyRef) -> PolicyStatus | None:
         """The status of a policy as it is published."""
         return self.mirror.get(key_of(ref))
 
-    def note(self) -> Noted:
-        """The policies as they are at this moment."""
-        compiler = self._compiler
-        return Noted(
-            in_force=tuple((policy, compiler.subjects(policy)) for policy in compiler.policies.values()),
-            refused=dict(self._inputs.refused),
-        )
+    def note(self) -> dict[str, Noted]:
+        """The policies that may differ from what is published, by key, as they are at this moment."""
+        for ref in self._inputs.take_touched():
+            key = key_of(ref)
+            self._refs[key] = ref
+            self._touched.add(key)
+        self._unsettled |= self._touched
+        self._touched = set()
+        return {key: self._noted(key) for key in sorted(self._unsettled)}
 
-    def changes(self, noted: Noted, *, revision: int) -> Changes:
+    def changes(self, noted: Mapping[str, Noted], *, revision: int) -> Changes:
         """How what is published differs from what was noted, ``revision`` being the last commit."""
-        desired = self._desired(noted, revision=revision)
-        self._room.only(desired)
-        puts = [
-            (key, status)
-            for key, status in desired.items()
-            if self.mirror.get(key) != status and self._room.fits(key, status)
-        ]
-        gone = sorted(self.mirror.live_keys() - desired.keys())
+        self._room.only(self._refs.__contains__)
+        items: list[tuple[str, PolicyStatus | None]] = []
+        for key, one in noted.items():
+            published = self.mirror.get(key)
+            status = self._status(one, revision=revision)
+            if status != published and self._room.fits(key, status):
+                items.append((key, status))
+        # A status that is gone makes room for none, so what is new need not wait for it.
+        items.sort(key=lambda item: item[1] is None)
         return Changes(
-            items=(*puts, *((key, None) for key in gone)),
+            items=tuple(items),
             refusals=tuple(
                 status
-                for key, status in puts
-                if not status.accepted and not _told(self.mirror.get(key), status)
+                for key, status in items
+                if status is not None and not status.accepted and not _told(self.mirror.get(key), status)
             ),
         )
 
@@ -91,30 +107,41 @@ class Statuses:
         """They are stored; ``revision`` is the last one's in the own bucket."""
         self.mirror.wrote(changes.items, revision=revision)
 
-    def _desired(self, noted: Noted, *, revision: int) -> dict[str, PolicyStatus]:
-        desired = {
-            key_of(ref): PolicyStatus(
-                policy=ref,
+    def settled(self) -> None:
+        """All that was noted is published."""
+        self._unsettled.clear()
+
+    def _noted(self, key: str) -> Noted:
+        ref = self._refs.get(key)
+        policy = None if ref is None else self._compiler.policies.get(ref)
+        refused = None if ref is None else self._inputs.refused.get(ref)
+        if policy is None and refused is None:
+            self._refs.pop(key, None)
+        return Noted(policy, 0 if policy is None else self._compiler.subjects(policy), refused)
+
+    def _status(self, noted: Noted, *, revision: int) -> PolicyStatus | None:
+        policy, refused = noted.in_force, noted.refused
+        status = None
+        if refused is not None:
+            status = PolicyStatus(
+                policy=refused.policy,
                 uid=refused.uid,
                 resource_version=refused.resource_version,
                 accepted=False,
                 errors=refused.errors,
             )
-            for ref, refused in noted.refused.items()
-        }
-        for policy, subjects in noted.in_force:
-            key = key_of(policy.ref)
-            accepted = PolicyStatus(
-                policy=policy.ref, uid=policy.uid, resource_version=policy.resource_version, accepted=True
-            )
-            desired[key] = msgspec.structs.replace(
-                desired.get(key, accepted),
-                in_force=InForce(resource_version=policy.resource_version, spec=policy.spec),
-                revision=self._since(policy, revision=revision),
-                subjects=subjects,
-                rules=policy.rule_count,
-            )
-        return desired
+        if policy is None:
+            return status
+        accepted = PolicyStatus(
+            policy=policy.ref, uid=policy.uid, resource_version=policy.resource_version, accepted=True
+        )
+        return msgspec.structs.replace(
+            status or accepted,
+            in_force=InForce(resource_version=policy.resource_version, spec=policy.spec),
+            revision=self._since(policy, revision=revision),
+            subjects=noted.subjects,
+            rules=policy.rule_count,
+        )
 
     def _since(self, policy: Policy, *, revision: int) -> int:
         """The commit since which a version is in force."""

@@ -61,13 +61,14 @@ class _Doubted(Generic[M]):
 
     def take(self, batch: Batch[M], *, until: float) -> Batch[M]:
         self._revision = batch.revision
-        present = {entry.key for entry in batch.entries if entry.value is not None}
-        present.update(error.key for error in batch.errors)
-        deleted = {entry.key for entry in batch.entries if entry.value is None}
+        # By key, as a batch may speak of one several times: its last word counts.
+        said = {entry.key: entry.value is not None for entry in batch.entries}
+        said.update((error.key, True) for error in batch.errors)
+        present = {key for key, is_there in said.items() if is_there}
         if self._known is None:
             self._known = present
             return batch
-        for key in present | deleted:
+        for key in said:
             self._missing.pop(key, None)
         if batch.snapshot:
             for key in self._known - present:
@@ -76,7 +77,9 @@ class _Doubted(Generic[M]):
         elif self._silent and present:
             self._missing = dict.fromkeys(self._missing, until)
             self._silent = False
-        self._known = (self._known | present) - deleted
+        # In place: the bucket may be large, and the batch small.
+        self._known |= present
+        self._known -= said.keys() - present
         return Batch(
             snapshot=False,
             entries=batch.entries,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Container
+from collections.abc import Callable
 from contextlib import aclosing
 
 from shared.bus import Batch, BucketStore, Bus, BusUnavailable, Mirror, RevisionConflict
@@ -120,9 +120,9 @@ class Room:
         )
         return False
 
-    def only(self, keys: Container[str]) -> None:
-        """There are no other records any more."""
-        self._forget({key for key in self._large if key not in keys})
+    def only(self, exists: Callable[[str], bool]) -> None:
+        """Other records are not there any more."""
+        self._forget({key for key in self._large if not exists(key)})
 
     def _forget(self, keys: set[str]) -> None:
         for key in keys & self._large:

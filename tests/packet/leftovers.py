@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from services.datapath.kernel.layout import ENDPOINT, FRONTEND, IPV4, PEER, ROW_KEY, ROW_SIZE, U32, U64
-from shared.contract.policy import IdentityPolicy, PolicySet
+from shared.contract.policy import IdentityPolicy
 from shared.contract.reserved import Reserved
 from shared.contract.service import ServiceRecord
 from tests.packet.labs import Lab
@@ -41,7 +41,7 @@ async def differences(lab: Lab, *, doubting: bool = False) -> list[str]:
             same(f"pod at {ip}", f"{entries[ip].namespace}/{entries[ip].pod}", _name(item))
             same(f"identity at {ip}", entries[ip].identity, endpoints[ip].identity)
     policies = [each for each in cluster.policy.values.values() if isinstance(each, IdentityPolicy)]
-    sets = {int(each.id, 16) for each in cluster.policy.values.values() if isinstance(each, PolicySet)}
+    sets_of = {int(each.identity): {each.ingress, each.egress} - {None} for each in policies}
     services = [each for each in cluster.services.values.values() if isinstance(each, ServiceRecord)]
     frontends = {
         (ip, port.port, port.protocol.number): sum(backend.ready for backend in port.backends)
@@ -64,6 +64,8 @@ async def differences(lab: Lab, *, doubting: bool = False) -> list[str]:
             kernel = {U32.unpack(key)[0]: U64.unpack(value)[0] for key, value in held.items()}
             same(f"{node}: classes", kernel, classes)
         with lab.map(node, "policy_rows", key=ROW_KEY.size, value=ROW_SIZE) as held:
+            owners = (int(entries[ip].identity) for ip in on_node if ip in entries)
+            sets = {int(id, 16) for owner in owners for id in sets_of.get(owner, ()) if id is not None}
             same(f"{node}: policy sets", {ROW_KEY.unpack(key)[0] for key, _ in held.items()}, sets)
         with lab.map(node, "frontends4", key=IPV4.frontend_key.size, value=FRONTEND.size) as held:
             unpacked = (

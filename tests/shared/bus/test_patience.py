@@ -63,6 +63,23 @@ async def test_an_empty_bucket_takes_nothing_back_until_its_writer_speaks() -> N
         assert set(reader.state) == {"b"}
 
 
+@in_virtual_time
+async def test_what_was_deleted_and_put_anew_in_one_batch_is_known_and_goes_with_its_bucket() -> None:
+    coming: asyncio.Queue[Batch[NodeRecord]] = asyncio.Queue()
+
+    async def batches() -> AsyncGenerator[Batch[NodeRecord], None]:
+        while True:
+            yield await coming.get()
+
+    async with reading(patiently(batches(), seconds=60.0)) as reader:
+        coming.put_nowait(batch(*"ab", snapshot=True))
+        entries = (Entry("a", None, 3), Entry("a", node("a"), 4))
+        coming.put_nowait(Batch(snapshot=False, entries=entries, revision=4, caught_up=True))
+        coming.put_nowait(batch("b", snapshot=True))
+        await pass_time(61)
+        assert set(reader.state) == {"b"}
+
+
 def batch(*names: str, snapshot: bool) -> Batch[NodeRecord]:
     entries = tuple(Entry(name, node(name), number) for number, name in enumerate(names, 1))
     return Batch(snapshot=snapshot, entries=entries, revision=len(names), caught_up=True)
