@@ -19,7 +19,7 @@ import socket
 import struct
 import sys
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 REPEAT = 100_000
 TRIES = 15
@@ -28,8 +28,8 @@ FRESH = 5_000
 SYN, ACK = 0x02, 0x10
 TCP = 6
 _SKB_SIZE = 192
-_SKB_IFINDEX = 40
-"""Offset in ``struct __sk_buff`` (linux/bpf.h)."""
+_SKB_INTERFACES = 36
+"""Offset of ``ingress_ifindex`` and ``ifindex`` in ``struct __sk_buff`` (linux/bpf.h)."""
 
 
 class Case(TypedDict):
@@ -68,6 +68,15 @@ class _Options(ctypes.Structure):
     )
 
 
+class Run(NamedTuple):
+    """What one run came to."""
+
+    action: int
+    """The tc action that the program returned; of many runs, the last."""
+    nanoseconds: int
+    """Of one run, in the mean."""
+
+
 class Program:
     """A pinned program."""
 
@@ -77,10 +86,14 @@ class Program:
         if self._descriptor < 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), pin)
 
-    def run(self, frame: bytes, *, ifindex: int, repeat: int) -> int:
-        """Nanoseconds of one run, in the mean."""
+    def close(self) -> None:
+        """Gives the descriptor back."""
+        os.close(self._descriptor)
+
+    def run(self, frame: bytes, *, ifindex: int, repeat: int = 1, came_in: int = 0) -> Run:
+        """Runs it on a frame at an interface; ``came_in`` is where the stack got it from, if it did."""
         context = bytearray(_SKB_SIZE)
-        struct.pack_into("=I", context, _SKB_IFINDEX, ifindex)
+        struct.pack_into("=II", context, _SKB_INTERFACES, came_in, ifindex)
         skb = ctypes.create_string_buffer(bytes(context), _SKB_SIZE)
         data = ctypes.create_string_buffer(frame, len(frame))
         options = _Options(
@@ -93,7 +106,7 @@ class Program:
         )
         if self._library.bpf_prog_test_run_opts(self._descriptor, ctypes.byref(options)):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        return int(options.duration)
+        return Run(int(options.retval), int(options.duration))
 
 
 def frame_of(case: Case, *, source_port: int, flags: int) -> bytes:
@@ -119,13 +132,13 @@ def interface_to(ip: str) -> int:
 def measure(program: Program, case: Case, *, ifindex: int) -> list[int]:
     """Nanoseconds, one number for each try."""
     if case["opened"]:
-        program.run(frame_of(case, source_port=case["source_port"], flags=SYN), ifindex=ifindex, repeat=1)
+        program.run(frame_of(case, source_port=case["source_port"], flags=SYN), ifindex=ifindex)
     if case["fresh"]:
         ports = range(case["source_port"], case["source_port"] + FRESH)
         frames = (frame_of(case, source_port=port, flags=case["flags"]) for port in ports)
-        return [program.run(frame, ifindex=ifindex, repeat=1) for frame in frames]
+        return [program.run(frame, ifindex=ifindex).nanoseconds for frame in frames]
     frame = frame_of(case, source_port=case["source_port"], flags=case["flags"])
-    return [program.run(frame, ifindex=ifindex, repeat=REPEAT) for _ in range(TRIES)]
+    return [program.run(frame, ifindex=ifindex, repeat=REPEAT).nanoseconds for _ in range(TRIES)]
 
 
 def main() -> None:

@@ -166,17 +166,17 @@ def _peer_class(
             return own.peer_class
         return policy.peer_class if policy else None
     address = ip_address(ip)
-    # As nodes look it up: an address of a pod CIDR that no pod has is nobody's, unless a block says as much.
-    around = [(0, _class_of(cluster, Reserved.WORLD))]
-    for node in cluster.nodes.values.values():
-        for cidr in node.pod_cidrs:
-            if address in ip_network(cidr):
-                around.append((ip_network(cidr).prefixlen, _class_of(cluster, Reserved.UNMANAGED)))
-    for value in cluster.policy.values.values():
-        if isinstance(value, CidrClass) and address in ip_network(value.cidr):
-            around.append((ip_network(value.cidr).prefixlen, value.peer_class))
-    longest = max(length for length, _ in around)
-    return [peer_class for length, peer_class in around if length == longest][-1]
+    blocks = {
+        ip_network(value.cidr).prefixlen: value.peer_class
+        for value in cluster.policy.values.values()
+        if isinstance(value, CidrClass) and address in ip_network(value.cidr)
+    }
+    if blocks:
+        return blocks[max(blocks)]
+    in_pod_cidr = any(
+        address in ip_network(cidr) for node in cluster.nodes.values.values() for cidr in node.pod_cidrs
+    )
+    return _class_of(cluster, Reserved.UNMANAGED if in_pod_cidr else Reserved.WORLD)
 
 
 def _class_of(cluster: Cluster, identity: Reserved) -> ClassId | None:

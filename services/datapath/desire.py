@@ -9,11 +9,12 @@ before its policy sets and its own address are known.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from services.datapath.committed import Change, Committed
+from services.datapath.desired import prefix_entries
 from services.datapath.endpoints import LocalEndpoint
 from services.datapath.frontends import Frontends
 from services.datapath.kernel.layout import (
@@ -24,7 +25,6 @@ from services.datapath.kernel.layout import (
     U32,
     U64,
     packed,
-    prefix_key,
     set_number,
     unpacked,
 )
@@ -183,20 +183,21 @@ class Desire:
     def _want_cidrs(self) -> None:
         if not self.nodes or not self.policy.spoken:
             return
-        unmanaged = PEER.pack(0, Reserved.UNMANAGED)
-        wanted: dict[FamilyState, dict[bytes, bytes]] = {}
+        pod_cidrs = {cidr for node in self.nodes.values() for cidr in node.pod_cidrs}
+        if not self._settled:
+            pod_cidrs.update(self._held_pod_cidrs())
+        blocks = (value for value in self.policy.values.values() if isinstance(value, CidrClass))
+        wanted = prefix_entries(pod_cidrs, blocks)
         for family in self._kernel.families:
-            held = () if self._settled else family.cidrs.known()
-            wanted[family] = {key: unmanaged for key in held if family.cidrs.get(key) == unmanaged}
-        for node in self.nodes.values():
-            for cidr in node.pod_cidrs:
-                wanted[self._kernel.of(cidr)][prefix_key(cidr)] = unmanaged
-        for value in self.policy.values.values():
-            if isinstance(value, CidrClass):
-                entry = PEER.pack(int(value.peer_class, 16), Reserved.WORLD)
-                wanted[self._kernel.of(value.cidr)][prefix_key(value.cidr)] = entry
-        for family, entries in wanted.items():
-            family.cidrs.want_exactly(entries)
+            family.cidrs.want_exactly(wanted[family.family.version])
+
+    def _held_pod_cidrs(self) -> Iterator[str]:
+        for family in self._kernel.families:
+            for key in family.cidrs.known():
+                value = family.cidrs.get(key)
+                if value is not None and PEER.unpack(value)[1] == Reserved.UNMANAGED:
+                    length, address = family.family.prefix.unpack(key)
+                    yield f"{unpacked(address, version=family.family.version)}/{length}"
 
     # -- policy ------------------------------------------------------------------------------------
 

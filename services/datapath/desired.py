@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 from services.datapath.kernel.layout import (
     BLOCKS_PER_ROW,
     CLASS_DEFAULT,
     FAMILIES,
     FRONTEND,
+    PEER,
     PORT_RANGE,
     RANGES_PER_BLOCK,
     ROW_HEADER,
@@ -24,10 +25,12 @@ from services.datapath.kernel.layout import (
     SLOT_KEY,
     packed,
     port_bytes,
+    prefix_key,
 )
 from services.datapath.kernel.source import CONSTANTS
 from shared.contract.base import Protocol
-from shared.contract.policy import Action, PolicySet, PortRange, Row
+from shared.contract.policy import Action, CidrClass, PolicySet, PortRange, Row
+from shared.contract.reserved import Reserved
 from shared.contract.service import Backend, ServiceRecord
 
 ROW_CAPACITY = RANGES_PER_BLOCK * BLOCKS_PER_ROW
@@ -93,6 +96,24 @@ def _range(port_range: PortRange) -> bytes:
 def _rule(rule: int | None) -> int:
     """What the field has no room for goes without a name."""
     return RULE_NONE if rule is None else min(rule, RULE_NONE)
+
+
+def prefix_entries(pod_cidrs: Iterable[str], blocks: Iterable[CidrClass]) -> dict[int, dict[bytes, bytes]]:
+    """Map ``cidrs`` by address family: all addresses that the ipcache does not name, longest prefix first.
+
+    One of a pod CIDR has no pod that is known, so no pod selector matches it; blocks do, like any address.
+    """
+    entries: dict[int, dict[bytes, bytes]] = {version: {} for version in FAMILIES}
+    classes = {ip_network(block.cidr): int(block.peer_class, 16) for block in blocks}
+    lengths = sorted({network.prefixlen for network in classes}, reverse=True)
+    for cidr in pod_cidrs:
+        network = ip_network(cidr)
+        around = (network.supernet(new_prefix=length) for length in lengths if length <= network.prefixlen)
+        peer_class = next((classes[block] for block in around if block in classes), 0)
+        entries[network.version][prefix_key(cidr)] = PEER.pack(peer_class, Reserved.UNMANAGED)
+    for network, peer_class in classes.items():
+        entries[network.version][prefix_key(str(network))] = PEER.pack(peer_class, Reserved.WORLD)
+    return entries
 
 
 @dataclass

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from deploy.lab import namespaces
 from services.datapath.intake import kernel_events
@@ -177,7 +177,7 @@ class MiniNode:
         return self.family.outside
 
     @classmethod
-    async def create(cls, loaded: Loaded, *, family: FamilyPlan | None = None) -> MiniNode:
+    async def create(cls, loaded: Loaded, *, family: FamilyPlan | None = None) -> Self:
         """A node with an address of its own and no pods; IPv4 if not said."""
         family = family or V4
         prefix = f"stm-{RUN}{next(_numbers)}"
@@ -250,13 +250,15 @@ class MiniNode:
         """Gives an identity its class."""
         self.kernel.classes.want(U32.pack(identity), U64.pack(CLASS_OF + identity))
 
-    async def add_pod(self, name: str, *, identity: int, ready: bool = True, ip: str = "") -> Pod:
-        """A pod with a link, known to the kernel."""
+    async def add_pod(
+        self, name: str, *, identity: int, ready: bool = True, ip: str = "", also: tuple[str, ...] = ()
+    ) -> Pod:
+        """A pod with a link, known to the kernel by ``ip``; its link has the addresses of ``also``, too."""
         ip = ip or self.family.pods.format(len(self.pods) + 2)
         netns = f"{self.prefix}-{name}"
         _ip("netns", "add", netns)
         link = PodLink(
-            container_id=netns, ifname="eth0", netns=f"/run/netns/{netns}", addresses=(ip,), mtu=1500
+            container_id=netns, ifname="eth0", netns=f"/run/netns/{netns}", addresses=(ip, *also), mtu=1500
         )
         pair = await self.netlink.create_pod_link(link)
         pod = self.pods[name] = Pod(name, netns, ip, identity, pair.host_ifindex, link.host_ifname)

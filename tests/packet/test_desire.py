@@ -15,6 +15,7 @@ from shared.contract.identity import EndpointRecord, IpEntry, NodeRecord
 from shared.contract.names import ip_key, pod_key
 from shared.contract.policy import (
     AddressClass,
+    CidrClass,
     Commit,
     IdentityPolicy,
     PolicyRef,
@@ -196,6 +197,35 @@ def test_no_prefix_is_let_go_before_any_node_is_known(kernel: Kernel) -> None:
     kernel.desire.settle()
     kernel.state.apply()
     assert set(kernel.state.v4.cidrs.known()) == {prefix_key("10.1.0.0/24")}
+
+
+def test_an_address_of_a_pod_cidr_that_nobody_has_is_matched_by_blocks(kernel: Kernel) -> None:
+    def pods() -> dict[str, tuple[int, int]]:
+        held = {cidr: kernel.state.v4.cidrs.get(prefix_key(cidr)) for cidr in ("10.1.0.0/24", "10.2.0.0/24")}
+        return {cidr: PEER.unpack(value) for cidr, value in held.items() if value is not None}
+
+    def blocks(**classes: CidrClass | None) -> None:
+        assert kernel.desire.take_policy(kernel.batch({**classes, "commit": COMMIT}))
+        assert kernel.state.apply().problems == ()
+
+    wide, narrow = (
+        CidrClass(cidr=cidr, peer_class=peer_class(number))
+        for cidr, number in (("10.0.0.0/8", 8), ("10.2.0.0/16", 16))
+    )
+    nobody = Reserved.UNMANAGED
+    kernel.desire.take_nodes(kernel.batch(nodes("n1", "n2"), snapshot=True))
+    blocks()
+    assert pods() == {"10.1.0.0/24": (0, nobody), "10.2.0.0/24": (0, nobody)}
+    blocks(**{"cidr.wide": wide, "cidr.narrow": narrow})
+    assert pods() == {"10.1.0.0/24": (8, nobody), "10.2.0.0/24": (16, nobody)}
+
+    kernel.restart()
+    kernel.desire.take_nodes(kernel.batch(nodes("n1"), snapshot=True))
+    blocks(**{"cidr.wide": wide})
+    assert pods() == {"10.1.0.0/24": (8, nobody), "10.2.0.0/24": (8, nobody)}, "none is let go yet"
+    kernel.desire.settle()
+    blocks(**{"cidr.wide": None})
+    assert pods() == {"10.1.0.0/24": (0, nobody)}
 
 
 def test_a_pod_is_not_ready_while_its_own_address_is_withheld(kernel: Kernel) -> None:

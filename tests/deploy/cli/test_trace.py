@@ -8,12 +8,23 @@ from typing import Any
 import pytest
 
 from deploy.cli.trace import near_misses
-from shared.contract.base import ClassId, Direction, Protocol, SetId
-from shared.contract.identity import EndpointRecord, IpEntry
-from shared.contract.names import Bucket, ip_key, pod_key
-from shared.contract.policy import Action, AddressClass, PolicyRef, PolicySet, PortRange, Row, RuleRef
+from shared.contract.base import ClassId, Direction, Identity, Protocol, SetId
+from shared.contract.identity import EndpointRecord, IpEntry, NodeRecord
+from shared.contract.names import Bucket, cidr_key, ip_key, pod_key
+from shared.contract.policy import (
+    Action,
+    AddressClass,
+    CidrClass,
+    IdentityPolicy,
+    PolicyRef,
+    PolicySet,
+    PortRange,
+    Row,
+    RuleRef,
+)
+from shared.contract.reserved import Reserved
 from tests.deploy.cli.conftest import Run
-from tests.deploy.cli.world import FRONTEND, PODS, SERVICE, World
+from tests.deploy.cli.world import FRONTEND, FRONTEND_CLASS, PODS, SERVICE, World
 
 FIRST, SECOND = ClassId(f"{1:016x}"), ClassId(f"{2:016x}")
 
@@ -99,6 +110,21 @@ async def test_families_that_fare_differently_are_named(world: World, stentor: R
     assert traced(stentor, "10.244.0.2", "backend-a", "80")[0] == 0
     code, made = traced(stentor, "fd00::a", "backend-a", "80")
     assert (code, made["allowed"]) == (1, False)
+
+
+async def test_an_address_of_a_pod_cidr_that_nobody_has_is_matched_by_blocks(
+    world: World, stentor: Run
+) -> None:
+    node = NodeRecord(name="node-1", use_cilium=True, pod_cidrs=("10.244.0.0/24",))
+    nobody = IdentityPolicy(identity=Identity(Reserved.UNMANAGED), peer_class=SECOND)
+    await world.put(Bucket.NODES, [("node-1", node)])
+    await world.put(Bucket.POLICY, [(f"identity.{nobody.identity}", nobody)])
+    assert traced(stentor, "10.244.0.99", "backend-b", "80")[1]["allowed"] is False
+
+    # A block whose addresses the policy lets in, as it does the frontends.
+    block = CidrClass(cidr="10.0.0.0/8", peer_class=FRONTEND_CLASS)
+    await world.put(Bucket.POLICY, [(f"cidr.{cidr_key(block.cidr)}", block)])
+    assert traced(stentor, "10.244.0.99", "backend-b", "80")[1]["allowed"] is True
 
 
 @pytest.mark.parametrize(

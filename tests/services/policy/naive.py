@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
+
+# Thousands of questions are about the same few texts.
+_address = cache(ipaddress.ip_address)
+_network = cache(ipaddress.ip_network)
 
 
 @dataclass(frozen=True)
@@ -105,10 +110,10 @@ def peer_matches(cluster: Cluster, namespace: str, peers: list[dict[str, Any]] |
 
 def in_block(block: dict[str, Any], ip: str) -> bool:
     """An ipBlock."""
-    address = ipaddress.ip_address(ip)
-    if address not in ipaddress.ip_network(block["cidr"], strict=False):
+    address = _address(ip)
+    if address not in _network(block["cidr"], strict=False):
         return False
-    return not any(address in ipaddress.ip_network(item, strict=False) for item in block.get("except") or [])
+    return not any(address in _network(item, strict=False) for item in block.get("except") or [])
 
 
 def port_matches(ports: list[dict[str, Any]] | None, protocol: str, port: int, receiver: Pod | None) -> bool:

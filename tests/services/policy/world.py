@@ -15,10 +15,12 @@ from shared.labels import EVERY_LABEL
 from tests.services.policy.naive import Cluster, Pod
 
 NODE_IPS = ("192.168.0.1", "fd00:1::1")
-OUTSIDE_IPS = ("10.0.1.200", "8.8.8.8", "10.0.0.77", "fd00::99")
-POD_IPS = ("10.0.0.5", "10.0.0.6", "10.0.0.7", "10.0.1.5", "10.0.1.6", "fd00::5", "fd00::6")
+OUTSIDE_IPS = ("10.0.1.200", "8.8.8.8", "10.0.0.77", "fd00::99", "2001:db8::8")
+POD_IPS = ("10.0.0.5", "10.0.0.6", "10.0.0.7", "10.0.1.5", "10.0.1.6", "fd00::5", "fd00::6", "fd00::7")
 PORTS = (1, 79, 80, 81, 8080, 65535)
-PROTOCOLS = ("TCP", "UDP", "ICMP")
+TRANSPORTS = ("TCP", "UDP", "SCTP")
+"""Protocols that have ports."""
+PROTOCOLS = (*TRANSPORTS, "ICMP")
 NAMESPACES = ("a", "b", "c")
 
 NAMED_PORTS: tuple[tuple[tuple[str, str, int], ...], ...] = (
@@ -46,6 +48,7 @@ SELECTORS: tuple[dict[str, Any], ...] = (
         "matchLabels": {"app": "y"},
         "matchExpressions": [{"key": "tier", "operator": "NotIn", "values": ["x", ""]}],
     },
+    {"matchLabels": {"app": "nobody"}},
 )
 BLOCKS: tuple[dict[str, Any], ...] = (
     {"cidr": "0.0.0.0/0"},
@@ -57,6 +60,14 @@ BLOCKS: tuple[dict[str, Any], ...] = (
     {"cidr": "192.168.0.0/24"},
     {"cidr": "fd00::/64", "except": ["fd00::6/128"]},
     {"cidr": "10.0.0.6/32"},
+    # What is left is no prefix; excepts that overlap, touch, or cut off an edge; bits behind the prefix.
+    {"cidr": "10.0.0.0/29", "except": ["10.0.0.4/31", "10.0.0.6/32"]},
+    {"cidr": "10.0.0.0/8", "except": ["10.0.0.7/32", "10.0.0.4/30", "10.0.1.0/30"]},
+    {"cidr": "0.0.0.0/0", "except": ["0.0.0.0/1", "10.0.0.0/8", "192.168.0.1/32"]},
+    {"cidr": "10.0.1.6/24", "except": ["10.0.1.5/31"]},
+    {"cidr": "::/0", "except": ["fd00::/63", "fd00::4/126", "2001:db8::/32"]},
+    {"cidr": "fd00::4/126", "except": ["fd00::4/127", "fd00::7/128"]},
+    {"cidr": "fd00:1::/32"},
 )
 POPULATION: tuple[tuple[Any, ...], ...] = (
     ("pod", "one", "a", {"app": "x"}, ("10.0.0.5",)),
@@ -74,9 +85,9 @@ def some_change(chance: random.Random) -> tuple[Any, ...]:
         0
     ]:
         case "policy":
-            return "policy", chance.choice("ab"), chance.choice("pq"), _spec(chance)
+            return "policy", chance.choice("aabbc"), chance.choice("pqr"), _spec(chance)
         case "no policy":
-            return "no policy", chance.choice("ab"), chance.choice("pq")
+            return "no policy", chance.choice("aabbc"), chance.choice("pqr")
         case "pod":
             ips = tuple(chance.sample(POD_IPS, chance.choice((1, 1, 2))))
             ports = chance.choice(NAMED_PORTS)
@@ -109,6 +120,8 @@ def _rule(chance: random.Random, word: str) -> dict[str, Any]:
         rule[word] = [_peer(chance) for _ in range(chance.choice((0, 1, 1, 1, 2, 2)))]
     if chance.random() < 0.5:
         rule["ports"] = [_port(chance) for _ in range(chance.choice((0, 1, 1, 2)))]
+    elif chance.random() < 0.1:
+        rule["ports"] = _many_ports(chance)
     return rule
 
 
@@ -125,19 +138,28 @@ def _peer(chance: random.Random) -> dict[str, Any]:
             return {"ipBlock": chance.choice(BLOCKS)}
 
 
+def _many_ports(chance: random.Random) -> list[dict[str, Any]]:
+    """More than one block of a row in the kernel has room for."""
+    edges = sorted(chance.sample(range(1, 65536), 2 * chance.randrange(9, 40)))
+    return [
+        {"protocol": chance.choice(TRANSPORTS), "port": first, "endPort": last}
+        for first, last in zip(edges[::2], edges[1::2], strict=True)
+    ]
+
+
 def _port(chance: random.Random) -> dict[str, Any]:
     match chance.randrange(5):
         case 0:
-            return {} if chance.random() < 0.5 else {"protocol": chance.choice(("TCP", "UDP"))}
+            return {} if chance.random() < 0.5 else {"protocol": chance.choice(TRANSPORTS)}
         case 1:
             return {"port": chance.choice(PORTS)}
         case 2:
-            return {"port": chance.choice(PORTS), "protocol": "UDP"}
+            return {"port": chance.choice(PORTS), "protocol": chance.choice(("UDP", "SCTP"))}
         case 3:
             return {"port": chance.choice(("web", "dns")), "protocol": chance.choice(("TCP", "UDP"))}
         case _:
             first, last = sorted(chance.sample(PORTS, 2))
-            return {"protocol": "TCP", "port": first, "endPort": last}
+            return {"protocol": chance.choice(("TCP", *TRANSPORTS)), "port": first, "endPort": last}
 
 
 _told: WeakKeyDictionary[Compiler, tuple[set[int], set[str]]] = WeakKeyDictionary()
