@@ -213,8 +213,9 @@ class Lab:
     async def make_namespace(self, name: str, *objects: Object, **labels: str) -> None:
         """A namespace with objects, all its pods ready and its policies in force."""
         await self.apply(namespace(name, **labels), *objects)
-        if any(item["kind"] == "Pod" for item in objects):
-            await self.pods_ready(namespace=name)
+        if pods := sum(item["kind"] == "Pod" for item in objects):
+            # Each is a few processes to start: many take longer than few.
+            await self.pods_ready(namespace=name, seconds=60 + pods)
         if any(item["kind"] == "NetworkPolicy" for item in objects):
             await self.policies_in_force()
 
