@@ -67,6 +67,16 @@ EGRESS = {
             "me > db:53/UDP": DENIED,
         },
     ),
+    "egress-empty-ports": Case(
+        [{"policyTypes": ["Egress"], "egress": [{"to": [DB], "ports": []}]}],
+        {
+            "me > db:81": PASSED,
+            "me > db:53/UDP": OPEN,
+            "me > db:80/SCTP": PASSED,
+            "me > db:ping": OPEN,
+            "me > web": DENIED,
+        },
+    ),
     "egress-to-pods": Case(
         [egress(DB)],
         {
