@@ -16,7 +16,7 @@ from tests.packet.policy_cases.together import CASES, GROUPS
 REPOSITORY = Path(__file__).resolve().parents[2]
 COVERAGE = (REPOSITORY / "docs" / "policy-coverage.md").read_text()
 POLICY = (REPOSITORY / "docs" / "policy.md").read_text()
-SUITES = {"The end-to-end suite of Kubernetes": 50, "cyclonus": 112}
+SUITES = {"The end-to-end suite of Kubernetes": 50, "cyclonus": 112, "Two peers in one rule": 45}
 """Sections whose lines have numbers, and how many cases the suites have."""
 
 _NAME = re.compile(r"`([^`]+)`")

@@ -17,10 +17,11 @@ import pytest
 
 from deploy.lab import client
 from shared.contract.names import policy_status_key
-from tests.packet.agents import ALLOWED_SECONDS, Try, job, tried, tried_in
+from tests.packet.agents import Try, job, tried, tried_in
 from tests.packet.labs import Lab, eventually
 from tests.packet.manifests import Object, network_policy, on_host_network, pod
 from tests.packet.policy_cases.case import (
+    ALLOWED_SECONDS,
     CITY,
     CLIENTS,
     DENIED,

@@ -44,7 +44,9 @@ SCTP_INIT, SCTP_ABORT = 1, 6
 """Types of chunks (RFC 9260)."""
 PROTOCOL_UNREACHABLE = (3, 2)
 """ICMP's type and code (RFC 792)."""
-INIT_AGAIN_SECONDS = 0.5
+ICMP_FILTER = 1
+"""Socket option: types of ICMP, as bits, that a raw socket does not take (linux/icmp.h)."""
+INIT_AGAIN_SECONDS = 1.0
 
 Job = dict[str, Any]
 Told = dict[str, Any]
@@ -163,7 +165,8 @@ async def offer_association(job: Job) -> Told:
         made(socket.SOCK_RAW, socket.IPPROTO_SCTP) as raw,
         made(socket.SOCK_RAW, socket.IPPROTO_ICMP) as errors,
     ):
-        # Not connected: a connected one would be told of the errors of other tries as well.
+        others = ~(1 << PROTOCOL_UNREACHABLE[0]) & 0xFFFFFFFF
+        errors.setsockopt(socket.IPPROTO_RAW, ICMP_FILTER, struct.pack("=I", others))
 
         async def aborted() -> None:
             while True:
@@ -182,6 +185,7 @@ async def offer_association(job: Job) -> Told:
         try:
             answered: set[asyncio.Task[None]] = set()
             while not answered:
+                # Not connected: a connected socket would be told of the errors of other tries as well.
                 await loop.sock_sendto(raw, packet, (job["ip"], 0))
                 answered, _ = await asyncio.wait(
                     answers, timeout=INIT_AGAIN_SECONDS, return_when=asyncio.FIRST_COMPLETED

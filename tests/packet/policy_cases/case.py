@@ -15,6 +15,8 @@ OPEN, PASSED, DENIED = "open", "refused", "denied"
 
 DENIED_SECONDS = 1.0
 """Patience where nothing is to come: the processes that try all start at the same time."""
+ALLOWED_SECONDS = 20.0
+"""Patience where an answer must come: it may be one of a thousand, on a machine that has other work too."""
 
 PODS, PODS_1, PODS_2 = "10.244.0.0/16", "10.244.1.0/24", "10.244.2.0/24"
 """Addresses of all pods, and of those of each node."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.packet.manifests import matching
+from tests.packet.manifests import from_pods, matching
 from tests.packet.policy_cases.case import (
     CITY,
     DENIED,
@@ -120,6 +120,37 @@ EXPRESSIONS = {
             "me > db": OPEN,
             "me > village/db": DENIED,
             "me > outside": DENIED,
+        },
+    ),
+    "flagged": Case(
+        [ingress(from_pods(**{"app.kubernetes.io/part-of": "shop"}))],
+        {
+            "empty-value > me": OPEN,
+            "web > me": DENIED,
+        },
+        labels={"flag": ""},
+    ),
+    "empty-value": Case(
+        [ingress(from_pods(flag=""))],
+        {
+            "flagged > me": OPEN,
+            "bare > me": DENIED,
+        },
+        labels={"app.kubernetes.io/part-of": "shop"},
+        node="node-2",
+    ),
+    "empty-value-not-in": Case(
+        [ingress(pods_where(("flag", "NotIn", "")))],
+        {
+            "flagged > me": DENIED,
+            "bare > me": OPEN,
+        },
+    ),
+    "exists-with-empty-value": Case(
+        [ingress(pods_where(("flag", "Exists")))],
+        {
+            "flagged > me": OPEN,
+            "bare > me": DENIED,
         },
     ),
 }

@@ -32,6 +32,8 @@ NAMES = {
             "me > db:8080": DENIED,
             # Nobody outside has told what he calls his ports.
             "me > outside": DENIED,
+            # Nor has a node: a pod on its network is no pod to a policy.
+            "me > agent-far": DENIED,
         },
     ),
     "egress-to-named-port-of-pods": Case(

@@ -46,6 +46,7 @@ PEERS = {
             "village/web > me": OPEN,
             "village/db > me": OPEN,
             "web > me": DENIED,
+            "left-open > me": DENIED,
             "outside > me": DENIED,
         },
     ),
@@ -55,6 +56,7 @@ PEERS = {
             "web > me": OPEN,
             "bare > me": OPEN,
             "village/db > me": OPEN,
+            "left-open > me": OPEN,
             "outside > me": DENIED,
             "node-2 > me": DENIED,
         },
@@ -64,6 +66,7 @@ PEERS = {
         {
             "village/web > me": OPEN,
             "web > me": DENIED,
+            "left-open > me": DENIED,
         },
     ),
     "pods-of-namespaces": Case(

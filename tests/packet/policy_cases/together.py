@@ -10,6 +10,7 @@ from tests.packet.policy_cases.egress import EGRESS
 from tests.packet.policy_cases.expressions import EXPRESSIONS
 from tests.packet.policy_cases.hosts import HOSTS
 from tests.packet.policy_cases.names import NAMES
+from tests.packet.policy_cases.peer_pairs import PEER_PAIRS
 from tests.packet.policy_cases.peers import PEERS
 from tests.packet.policy_cases.port_entries import PORT_ENTRIES
 from tests.packet.policy_cases.ports import PORTS
@@ -20,6 +21,7 @@ GROUPS = (
     ABSENT_AND_EMPTY,
     SUBJECTS,
     PEERS,
+    PEER_PAIRS,
     EXPRESSIONS,
     PORTS,
     PORT_ENTRIES,
