@@ -217,12 +217,15 @@ def host_command(name: str, host: str, command: Sequence[str]) -> list[str]:
 def find_pod(name: str, pod: str, *, namespace: str = "default") -> PodView:
     """A running pod by name, or the first of a workload, from the records on disk."""
     names = LabNames(name)
+    nodes = record(name).plan.nodes
     found = [
         entry
-        for node in record(name).plan.nodes
+        for node in nodes
         for entry in read_records(names.node_state(node.name) / "pods")
         if entry.namespace == namespace and entry.started_at
     ]
+    # A pod with hostNetwork has no attachment that would tell its addresses: they are the node's.
+    hosts = {node.namespace: node.ips for node in nodes}
     exact = [entry for entry in found if entry.name == pod]
     begun = sorted((entry for entry in found if entry.name.startswith(f"{pod}-")), key=lambda e: e.name)
     for entry in (*exact, *begun):
@@ -233,7 +236,7 @@ def find_pod(name: str, pod: str, *, namespace: str = "default") -> PodView:
             node=entry.node,
             network_namespace=entry.network_namespace,
             cgroup=entry.cgroup,
-            ips=entry.ips,
+            ips=hosts.get(entry.network_namespace, entry.ips),
             started_at=entry.started_at,
         )
     running = ", ".join(sorted(entry.name for entry in found)) or "none"

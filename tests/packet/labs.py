@@ -191,8 +191,21 @@ class Lab:
 
     async def pods_ready(self, *pods: str, namespace: str, seconds: int = 60) -> None:
         """Waits for these pods, or all of a namespace."""
-        which = [f"pod/{pod}" for pod in pods] or ["pod", "--all"]
-        await self.kubectl("wait", "-n", namespace, "--for=condition=Ready", *which, f"--timeout={seconds}s")
+        waiting: set[str] = set()
+
+        async def are_ready() -> bool:
+            nonlocal waiting
+            # Not kubectl's own wait, which looks at one pod after the other, and at few of them in a second.
+            items = (await self.get("pods", "-n", namespace))["items"]
+            ready = {each["metadata"]["name"] for each in items if _is_ready(each)}
+            waiting = (set(pods) or {each["metadata"]["name"] for each in items}) - ready
+            return bool(items) and not waiting
+
+        try:
+            await eventually(are_ready, seconds=seconds, every=0.1)
+        except AssertionError:
+            told = ", ".join(sorted(waiting)) or "none is there"
+            raise AssertionError(f"pods of {namespace} not ready after {seconds} s: {told}") from None
 
     async def policies_in_force(self) -> None:
         """What ``stentor policy wait`` waits for, without a process of its own."""
@@ -213,8 +226,9 @@ class Lab:
     async def make_namespace(self, name: str, *objects: Object, **labels: str) -> None:
         """A namespace with objects, all its pods ready and its policies in force."""
         await self.apply(namespace(name, **labels), *objects)
-        if any(item["kind"] == "Pod" for item in objects):
-            await self.pods_ready(namespace=name)
+        if pods := sum(item["kind"] == "Pod" for item in objects):
+            # Each is a few processes to start: many take longer than few.
+            await self.pods_ready(namespace=name, seconds=60 + pods)
         if any(item["kind"] == "NetworkPolicy" for item in objects):
             await self.policies_in_force()
 
@@ -353,6 +367,11 @@ class Lab:
     async def _child(self, name: str) -> Any:
         children = (await client.status(self.name)).children
         return next(child for child in children if child.name == name)
+
+
+def _is_ready(pod: Object) -> bool:
+    conditions = pod.get("status", {}).get("conditions", [])
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
 def _documents(objects: tuple[Object, ...]) -> str:

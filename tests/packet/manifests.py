@@ -28,6 +28,11 @@ def pod(name: str, *, namespace: str, node: str, ports: Sequence[str] = ("80",),
     }
 
 
+def on_host_network(pod: Object) -> Object:
+    """The same Pod with ``hostNetwork``."""
+    return {**pod, "spec": {**pod["spec"], "hostNetwork": True}}
+
+
 def service(name: str, *, namespace: str, ports: Sequence[str], **selector: str) -> Object:
     """A ClusterIP Service; a port is ``80:8080``, ``53:dns/UDP`` or, with a name, ``web=80:8080``."""
     return {

@@ -178,6 +178,7 @@ async def test_host_network_pod_has_its_nodes_address(name: str) -> None:
             await client.wait(name, seconds=15)
             view = await pod(name, "agent")
             assert view.ips == client.record(name).plan.nodes[0].ips
+            assert client.find_pod(name, "agent").ips == view.ips
             assert datapaths["node-1"].requests == []
             await kubectl(name, "delete", "pod", "agent")
             assert namespaces.inode(client.record(name).plan.nodes[0].namespace) is not None

@@ -10,16 +10,18 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import pytest
 
 from deploy.lab import client
-from tests.packet.agents import ALLOWED_SECONDS, Try, job, tried, tried_in
+from shared.contract.names import policy_status_key
+from tests.packet.agents import Try, job, tried, tried_in
 from tests.packet.labs import Lab, eventually
-from tests.packet.manifests import Object, network_policy, pod
-from tests.packet.policy_cases import (
-    CASES,
+from tests.packet.manifests import Object, network_policy, on_host_network, pod
+from tests.packet.policy_cases.case import (
+    ALLOWED_SECONDS,
     CITY,
     CLIENTS,
     DENIED,
@@ -30,6 +32,10 @@ from tests.packet.policy_cases import (
     SERVED,
     VILLAGE,
 )
+from tests.packet.policy_cases.together import CASES
+
+pytestmark = pytest.mark.timeout(300)
+"""The set-up of the first test starts the pods of all cases."""
 
 
 class Line(NamedTuple):
@@ -109,12 +115,16 @@ async def outcomes_of(
     return found
 
 
+KINDS = {"": "new", "UDP": "udp", "SCTP": "sctp"}
+"""Of jobs, by the protocol that a line names."""
+
+
 def job_of(ip: str, port: str, *, patience: float) -> dict[str, Any]:
-    """A connection, a datagram, or an echo."""
+    """A connection, a datagram, an association, or an echo."""
     if port == "ping":
         return job("ping", ip, patience=patience)
     number, _, protocol = port.partition("/")
-    return job("udp" if protocol == "UDP" else "new", ip, int(number), patience=patience)
+    return job(KINDS[protocol], ip, int(number), patience=patience)
 
 
 def judged(each: Try, *, source: Place, target: Place) -> str:
@@ -128,11 +138,14 @@ def judged(each: Try, *, source: Place, target: Place) -> str:
 
 def policies_of(name: str, places: Mapping[str, Place]) -> list[Object]:
     """The policies of a case, with addresses for names."""
-    text = json.dumps(CASES[name].policies)
+    case = CASES[name]
+    text = json.dumps(case.policies)
     for place, (ip, *_) in places.items():
         text = text.replace(f"@{place}/", f"{ip}/")
     return [
-        network_policy(f"{name}-{number}", namespace=CITY, subject={"case": name}, **spec)
+        network_policy(
+            f"{name}-{number}", namespace=case.ruled_from or case.home, subject={"case": name}, **spec
+        )
         for number, spec in enumerate(json.loads(text))
     ]
 
@@ -140,19 +153,30 @@ def policies_of(name: str, places: Mapping[str, Place]) -> list[Object]:
 @pytest.fixture(scope="module")
 def places(lab: Lab) -> Iterator[dict[str, Place]]:
     """All pods and hosts that lines speak of, without any policy."""
-    cases = [
-        pod(name, namespace=CITY, node=case.node, ports=SERVED, case=name, **case.labels)
-        for name, case in CASES.items()
-    ]
     plan = client.record(lab.name).plan
     hosts = {host.name: Place(ip=host.ips[0], host=host.namespace) for host in (*plan.nodes, *plan.outside)}
     hosts["outside"] = hosts.pop("outside-1")
-    village, city = client_pods(VILLAGE), client_pods(CITY)
-    with (
-        lab.lasting_namespace(VILLAGE, *village, kind="rural"),
-        lab.lasting_namespace(CITY, *city, *cases),
-    ):
-        yield {**hosts, **places_of(lab, *village, *city, *cases)}
+    pods = {home: [*client_pods(home), *case_pods(home)] for home in homes()}
+    with ExitStack() as namespaces:
+        for home, each in pods.items():
+            labels = {"kind": "rural"} if home == VILLAGE else {}
+            namespaces.enter_context(lab.lasting_namespace(home, *each, **labels))
+        yield {**hosts, **places_of(lab, *(each for there in pods.values() for each in there))}
+
+
+def homes() -> list[str]:
+    """The namespaces of all pods."""
+    return sorted({CITY, VILLAGE, *(case.home for case in CASES.values())})
+
+
+def case_pods(home: str) -> list[Object]:
+    """The pods of a namespace that cases are about."""
+    found = []
+    for name, case in CASES.items():
+        if case.home == home:
+            made = pod(name, namespace=home, node=case.node, ports=SERVED, case=name, **case.labels)
+            found.append(on_host_network(made) if case.host_network else made)
+    return found
 
 
 def client_pods(home: str, *, prefix: str = "", **more: str) -> list[Object]:
@@ -173,7 +197,7 @@ def places_of(lab: Lab, *pods: Object) -> dict[str, Place]:
     found = {}
     for name, home in ((each["metadata"]["name"], each["metadata"]["namespace"]) for each in pods):
         place = Place(ip=lab.ip(name, namespace=home), pod=name, namespace=home)
-        found[name if home == CITY else f"{home}/{name}"] = place
+        found[name if home == CITY or name in CASES else f"{home}/{name}"] = place
     return found
 
 
@@ -228,6 +252,58 @@ def test_line(with_policies: Outcomes, line: Line) -> None:
 def test_line_with_late_clients(with_late_clients: Outcomes, line: Line) -> None:
     found = with_late_clients[line]
     assert found == dict.fromkeys(found, line.outcome)
+
+
+BY_ADDRESS = (
+    "block-of-pods",
+    "block-of-one-pod",
+    "block-of-underlay",
+    "block-of-one-node",
+    "block-of-everything",
+    "agents-by-address",
+    "egress-to-block-of-pods",
+    "egress-to-one-pod",
+    "egress-to-underlay",
+    "egress-to-one-node",
+    "egress-to-agents-by-address",
+)
+
+
+@pytest.mark.parametrize("case", BY_ADDRESS)
+def test_an_ip_block_selects_the_pods_and_nodes_whose_addresses_it_has(
+    with_policies: Outcomes, case: str
+) -> None:
+    """``ipBlock`` is about addresses, whoever has them.
+
+    Pods and nodes, of this node and another, are let in and reached by a rule whose only peer is a block with
+    their addresses, and those that it does not have are not.
+    """
+    (policy,) = CASES[case].policies
+    rules = policy["egress" if "egress" in policy else "ingress"]
+    peers = [peer for rule in rules for peer in (*rule.get("from", ()), *rule.get("to", ()))]
+    assert [list(peer) for peer in peers] == [["ipBlock"]]
+    lines = [line for line in LINES if line.case == case]
+    assert {OPEN, PASSED} & {line.outcome for line in lines}
+    assert [line for line in lines if set(with_policies[line].values()) != {line.outcome}] == []
+
+
+@pytest.mark.parametrize(("agent", "node"), [("agent-near", "node-1"), ("agent-far", "node-2")])
+async def test_a_host_network_pod_is_its_node_and_no_policys_subject(
+    lab: Lab, places: dict[str, Place], with_policies: Outcomes, agent: str, node: str
+) -> None:
+    """What its own cases say of traffic is so because no policy finds it: its labels select nobody."""
+    shown = await lab.get("pod", agent, "-n", CITY)
+    assert shown["metadata"]["labels"]["case"] == agent
+    assert shown["status"]["podIP"] == places[agent].ip == places[node].ip
+    cluster = await lab.cluster()
+    subjects = {
+        case: cluster.policy_status.values[
+            policy_status_key(kind="NetworkPolicy", namespace=CITY, name=f"{case}-0")
+        ].subjects
+        for case in (agent, "agents-by-label")
+    }
+    assert subjects == {agent: 0, "agents-by-label": 1}
+    assert [each for each in cluster.endpoints.values.values() if each.name == agent] == []
 
 
 RELABELLED = [

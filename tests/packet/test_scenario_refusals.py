@@ -25,6 +25,12 @@ BAD_OPERATOR = policy(
     namespace=NS,
     peers=[{"podSelector": {"matchExpressions": [{"key": "app", "operator": "Like", "values": ["x"]}]}}],
 )
+BAD_RANGE = policy(
+    NAME,
+    namespace=NS,
+    peers=[from_pods(app="other")],
+    ports=[{"port": 90, "endPort": 80, "protocol": "TCP"}],
+)
 BAD_CIDR = policy(NAME, namespace=NS, peers=[{"ipBlock": {"cidr": "10.0.0.0/33"}}])
 GOOD = policy(NAME, namespace=NS, peers=[from_pods(app="other")])
 
@@ -56,9 +62,10 @@ PODS = (
     [
         (BAD_PORT, "spec.ingress[0].ports[0].port", "70000"),
         (BAD_OPERATOR, "spec.ingress[0].from[0].podSelector.matchExpressions[0].operator", "Like"),
+        (BAD_RANGE, "spec.ingress[0].ports[0].endPort", "80"),
         (BAD_CIDR, "spec.ingress[0].from[0].ipBlock.cidr", "10.0.0.0/33"),
     ],
-    ids=["port", "operator", "cidr"],
+    ids=["port", "operator", "range", "cidr"],
 )
 async def test_refusal_is_told_in_status_and_event_with_field_and_reason(
     lab: Lab, crooked: Object, field: str, word: str

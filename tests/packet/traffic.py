@@ -13,6 +13,8 @@ Kinds:
   line says so and the job ends.
 * ``udp``: a socket of its own and one datagram of ``size`` bytes for each try.
 * ``flow``: the same, all from one socket.
+* ``sctp``: an SCTP INIT for each try, sent again until an answer comes. It is never ``open``: that it came
+  through is what a refusal tells.
 * ``ping``: an ICMP echo for each try.
 * ``pull``: one TCP connection to a ``push`` server; a line for each piece that arrives.
 * ``push``: a TCP server on ``port`` that sends every connection a byte every ``every`` seconds.
@@ -38,6 +40,13 @@ from typing import Any
 REQUEST = b"GET / HTTP/1.1\r\nHost: probe\r\n\r\n"
 TCP_INFO_TOTAL_RETRANS = 100
 """Offset of ``tcpi_total_retrans`` in ``struct tcp_info`` (linux/tcp.h)."""
+SCTP_INIT, SCTP_ABORT = 1, 6
+"""Types of chunks (RFC 9260)."""
+PROTOCOL_UNREACHABLE = (3, 2)
+"""ICMP's type and code (RFC 792)."""
+ICMP_FILTER = 1
+"""Socket option: types of ICMP, as bits, that a raw socket does not take (linux/icmp.h)."""
+INIT_AGAIN_SECONDS = 1.0
 
 Job = dict[str, Any]
 Told = dict[str, Any]
@@ -142,6 +151,63 @@ async def ping(job: Job) -> Told:
                 return {"answer": {"bytes": len(packet) - 28}}
 
 
+async def offer_association(job: Job) -> Told:
+    """An INIT made by hand, since a kernel need not have SCTP; raises ConnectionRefusedError on the answer.
+
+    A server's kernel without SCTP answers that the protocol is unreachable, one with it by an ABORT.
+    """
+    loop = asyncio.get_running_loop()
+    own = 0x8000 | int.from_bytes(os.urandom(2), "big")
+    ports = struct.pack("!HH", own, job["port"])
+    chunk = struct.pack("!BBH4sIHHI", SCTP_INIT, 0, 20, os.urandom(4), 65536, 1, 1, 1)
+    packet = ports + bytes(4) + struct.pack("<I", crc32c(ports + bytes(8) + chunk)) + chunk
+    with (
+        made(socket.SOCK_RAW, socket.IPPROTO_SCTP) as raw,
+        made(socket.SOCK_RAW, socket.IPPROTO_ICMP) as errors,
+    ):
+        others = ~(1 << PROTOCOL_UNREACHABLE[0]) & 0xFFFFFFFF
+        errors.setsockopt(socket.IPPROTO_RAW, ICMP_FILTER, struct.pack("=I", others))
+
+        async def aborted() -> None:
+            while True:
+                body = (await loop.sock_recv(raw, 65536))[20:]
+                if body[:4] == ports[2:] + ports[:2] and body[12] == SCTP_ABORT:
+                    return
+
+        async def unreachable() -> None:
+            while True:
+                error = (await loop.sock_recv(errors, 65536))[20:]
+                quoted = error[8:]
+                if (error[0], error[1]) == PROTOCOL_UNREACHABLE and quoted[20:24] == ports:
+                    return
+
+        answers = [asyncio.create_task(each, name="answer") for each in (aborted(), unreachable())]
+        try:
+            answered: set[asyncio.Task[None]] = set()
+            while not answered:
+                # Not connected: a connected socket would be told of the errors of other tries as well.
+                await loop.sock_sendto(raw, packet, (job["ip"], 0))
+                answered, _ = await asyncio.wait(
+                    answers, timeout=INIT_AGAIN_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+            await answered.pop()
+        finally:
+            for each in answers:
+                each.cancel()
+            await asyncio.gather(*answers, return_exceptions=True)
+    raise ConnectionRefusedError(errno.ECONNREFUSED, "nobody serves it")
+
+
+def crc32c(data: bytes) -> int:
+    """SCTP's checksum (RFC 9260, appendix A)."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
 def checksum(data: bytes) -> int:
     """RFC 1071."""
     total: int = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
@@ -236,6 +302,7 @@ async def work(jobs: list[Job]) -> None:
     kinds: dict[str, Callable[[Job], Awaitable[None]]] = {
         "new": lambda job: over_and_over(job, connect_once),
         "udp": lambda job: over_and_over(job, ask_by_new_socket),
+        "sctp": lambda job: over_and_over(job, offer_association),
         "ping": lambda job: over_and_over(job, ping),
         "kept": keep,
         "flow": keep_datagrams,
