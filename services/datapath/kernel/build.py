@@ -9,8 +9,10 @@ standard error; pins of a program that is not complete are removed.
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -55,14 +57,19 @@ def build(request: BuildRequest) -> None:
     partial.mkdir(parents=True)
     module = BPF(text=request.text.encode(), cflags=["-O2", "-Wall"])
     _compare_layouts(module, lib)
+
+    def load(name: str) -> int:
+        return int(module.load_func(name.encode(), BPF.SCHED_CLS).fd)
+
+    # The kernel's verifier takes longest by far, and checks several programs at the same time.
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        loaded = dict(zip((*PROGRAMS, *TAILS), threads.map(load, (*PROGRAMS, *TAILS)), strict=True))
     for name in PROGRAMS:
-        function = module.load_func(name.encode(), BPF.SCHED_CLS)
-        libbpf.pin(function.fd, partial / name)
+        libbpf.pin(loaded[name], partial / name)
     for name in (*RINGS, TAIL_CALLS):
         libbpf.pin(int(lib.bpf_table_fd(module.module, name.encode())), partial / name)
     for name, place in TAILS.items():
-        function = module.load_func(name.encode(), BPF.SCHED_CLS)
-        module[TAIL_CALLS.encode()][ctypes.c_int(place)] = ctypes.c_int(function.fd)
+        module[TAIL_CALLS.encode()][ctypes.c_int(place)] = ctypes.c_int(loaded[name])
     partial.rename(request.programs)
 
 
