@@ -52,6 +52,14 @@ class Heard:
             lambda: self._versions.get(resource_version), "the policy's status", seconds=seconds
         )
 
+    async def statuses(self, count: int, *, seconds: float) -> None:
+        """Waits until at least so many policies have one."""
+        await self._until(
+            lambda: Moment(0, 0.0) if len(self._versions) >= count else None,
+            f"statuses of {count} policies",
+            seconds=seconds,
+        )
+
     async def policy(self, revision: int, *, seconds: float) -> float:
         """When the node told that its kernel holds a policy revision."""
         found = await self._until(

@@ -83,7 +83,21 @@ class Packets:
             "fresh": fresh,
         }
 
+    async def fresh(self, *, source_port: int) -> tuple[list[int], bool]:
+        """Nanoseconds of each new connection from this port on (testrun.FRESH), and whether undisturbed."""
+        case = self._case("new", fresh=True, source_port=source_port)
+        found, quiet = await self._run([case])
+        return found["new"], quiet
+
     async def _measure(self, variant: str, cases: list[Case]) -> None:
+        found, quiet = await self._run(cases)
+        for name, nanoseconds in found.items():
+            samples = Samples(f"program: {variant}, {name}", "ns")
+            for value in nanoseconds:
+                samples.add(float(value), quiet=quiet)
+            self._samples.append(samples)
+
+    async def _run(self, cases: list[Case]) -> tuple[dict[str, list[int]], bool]:
         pin = next(LabNames(self._lab).bpffs(NODE).glob("programs-*/from_pod"))
         program = [sys.executable, "-I", "-S", str(Path(testrun.__file__).resolve()), str(pin), self._source]
         before = usage()
@@ -97,8 +111,4 @@ class Packets:
         quiet = since(before).quiet
         if process.returncode != 0:
             raise Unmet(f"the test run failed: {errors.decode(errors='replace').strip()[-300:]}")
-        for name, nanoseconds in json.loads(output).items():
-            samples = Samples(f"program: {variant}, {name}", "ns")
-            for value in nanoseconds:
-                samples.add(float(value), quiet=quiet)
-            self._samples.append(samples)
+        return json.loads(output), quiet

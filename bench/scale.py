@@ -47,7 +47,7 @@ PAUSE_SECONDS = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class Scale:
     """What is measured; 0 leaves a part out."""
 
     size: Size
@@ -58,21 +58,24 @@ class Wanted:
     @property
     def command(self) -> str:
         """The command that measures this part."""
-        return f"stentor bench policy --starts {self.starts} --changes {self.changes} --rounds 0"
+        sizes = "".join(
+            f" --{name} {value}" for name, value in vars(self.size).items() if value != getattr(Size, name)
+        )
+        return f"stentor bench policy --starts {self.starts} --changes {self.changes} --rounds 0{sizes}"
 
 
-async def measure_scale(wanted: Wanted, record: Record, *, shown: Shown) -> None:
+async def measure_scale(wanted: Scale, record: Record, *, shown: Shown) -> None:
     """In a lab of its own, into ``record``."""
     with tempfile.TemporaryDirectory() as folder:
         manifest = Path(folder) / "pods.yaml"
         manifest.write_text(yaml.safe_dump_all([*namespaces(), *_pods()]))
         async with fresh_lab(nodes=1, manifests=[manifest], shown=shown) as lab:
-            bench = _Scale(lab, wanted, record, shown=shown)
+            bench = _Bench(lab, wanted, record, shown=shown)
             await bench.measure()
 
 
-class _Scale:
-    def __init__(self, lab: str, wanted: Wanted, record: Record, *, shown: Shown) -> None:
+class _Bench:
+    def __init__(self, lab: str, wanted: Scale, record: Record, *, shown: Shown) -> None:
         self._lab = lab
         self._wanted = wanted
         self._record = record
@@ -126,6 +129,8 @@ class _Scale:
             await client.start_child(self._lab, DATAPATH)
             realised = await heard.policy(commit.revision, seconds=START_SECONDS)
             datapath.add((realised - began) * 1000, quiet=since(before).quiet)
+            # What comes first would have to wait until all of them are written.
+            await heard.statuses(self._wanted.size.policies, seconds=START_SECONDS)
         self._record.add(each.figure(command=self._wanted.command) for each in (policy, datapath))
         peak = Samples("policy service: most memory ever resident", "MiB")
         status = await client.status(self._lab)

@@ -77,6 +77,52 @@ def path(
     )
 
 
+@bench_app.command("policy", epilog=EXIT_CODES)
+def policy(
+    starts: Annotated[
+        int, typer.Option(min=0, help="How many starts from nothing; 0: no simulated cluster.", metavar="N")
+    ] = 3,
+    changes: Annotated[
+        int, typer.Option(min=0, help="How many policies and pods, one at a time.", metavar="N")
+    ] = 100,
+    rounds: Annotated[
+        int, typer.Option(min=0, max=10, help="How many rounds of new connections; 0: none.", metavar="N")
+    ] = 7,
+    sample: Annotated[
+        float,
+        typer.Option("--seconds", min=0.1, max=10, help="How long each sample is taken.", metavar="SECONDS"),
+    ] = 0.5,
+    identities: Annotated[int, typer.Option(min=1, metavar="N", help="Of the simulated cluster.")] = 10_000,
+    addresses: Annotated[int, typer.Option(min=1, metavar="N", help="Of its pods.")] = 100_000,
+    policies: Annotated[int, typer.Option(min=1, metavar="N", help="That it has.")] = 5_000,
+    selectors: Annotated[int, typer.Option(min=3, metavar="N", help="Distinct peers in them.")] = 500,
+    patience: Patience = "500ms",  # type: ignore[assignment] # Typer parses defaults as it parses arguments
+    output: Output = Format.TABLE,
+) -> int:
+    """Policy at scale, and what many policies cost a connection.
+
+    A simulated cluster is told to the real policy service and one real datapath by NATS and the API server:
+    how long both need from nothing, and for one change more; how many entries the kernel holds. Then new
+    connections between pods that 10, 1,000 and 5,000 policies select, compared with plain routing. JSON: one
+    object as of `bench lab`.
+    """
+    from bench.policy import Wanted, measure_policy
+    from bench.scale import Scale
+    from bench.simulation import Size
+
+    try:
+        size = Size(identities=identities, addresses=addresses, policies=policies, selectors=selectors)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    wanted = Wanted(
+        scale=Scale(size=size, starts=starts, changes=changes, patience=patience),
+        rounds=rounds,
+        seconds=sample,
+        patience=patience,
+    )
+    return _run(lambda record, shown: measure_policy(wanted, record, shown=shown), output=output)
+
+
 def _run(measure: Callable[[Record, Shown], Awaitable[None]], *, output: Format) -> int:
     from bench.fresh import run
     from bench.report import Record, print_report
