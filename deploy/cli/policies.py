@@ -69,6 +69,7 @@ def _policy_item(cluster: Cluster, status: PolicyStatus) -> PolicyItem:
         realised=len(done) if version_in_force(status) else 0,
         nodes=len(done) + len(awaited),
         errors=status.errors,
+        problems=status.problems,
     )
 
 
@@ -208,6 +209,8 @@ def policy_list(connection: Connection, *, output: Format) -> int:
     for item in items:
         for error in item.errors:
             say(f"{item.namespace}/{item.name}: {error.field}: {error.reason}; {error.remedy}", style="red")
+        for problem in item.problems:
+            say(f"{item.namespace}/{item.name}: {problem}", style="red")
     return 0
 
 
@@ -238,6 +241,8 @@ def _say_detail(detail: PolicyDetail) -> None:
             say(f"  awaited on {', '.join(detail.awaited_on)}", style="yellow")
     for error in item.errors:
         say(f"  refused: {error.field}: {error.reason}; {error.remedy}", style="red")
+    for problem in item.problems:
+        say(f"  {problem}", style="red")
     say()
     say_table(
         ("SUBJECT", "DIRECTION", "LABELS"),

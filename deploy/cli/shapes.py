@@ -82,6 +82,8 @@ class PolicyItem(Shape, frozen=True, kw_only=True):
     nodes: int
     """Nodes that are to hold it."""
     errors: tuple[FieldError, ...]
+    problems: tuple[str, ...]
+    """Nodes that have pods selected and no room for the policy, and what becomes of them."""
 
 
 class PolicyRule(Shape, frozen=True, kw_only=True):

@@ -29,11 +29,12 @@ from services.datapath.kernel.layout import (
     unpacked,
 )
 from services.datapath.kernel.state import FamilyState, KernelState
-from services.datapath.setrows import SetRows
+from services.datapath.setrows import SetRows, WhenFull
 from shared.bus import Batch
 from shared.contract.base import M, Message
 from shared.contract.identity import EndpointRecord, IpEntry, NodeRecord
 from shared.contract.names import pod_key
+from shared.contract.node import UnfitSet
 from shared.contract.policy import AddressClass, CidrClass, Commit, IdentityPolicy, PolicySet
 from shared.contract.reserved import FIRST_ALLOCATED, Reserved
 
@@ -51,7 +52,7 @@ class Readiness:
 class Desire:
     """What this node's kernel is to hold."""
 
-    def __init__(self, *, node: str, kernel: KernelState) -> None:
+    def __init__(self, *, node: str, kernel: KernelState, when_full: WhenFull = WhenFull.CLOSED) -> None:
         self.nodes: dict[str, NodeRecord] = {}
         self.ipcache: dict[str, IpEntry] = {}
         self.endpoints: dict[str, EndpointRecord] = {}
@@ -79,12 +80,13 @@ class Desire:
         self._address_classes: dict[str, AddressClass] = {}
         self._pod_space: tuple[IPv4Network | IPv6Network, ...] | None = None
         self._withheld: dict[int, set[str]] = {}
-        self._rows = SetRows(kernel.rows, published=self._published_set, problems=self.problems)
+        self._when_full = when_full
+        self._rows = SetRows(kernel.rows, published=self._published_set, when_full=when_full)
 
     @property
-    def unfit_sets(self) -> bool:
-        """Whether some set does not fit into the kernel as it was published."""
-        return any(key.startswith("set.") for key in self.problems)
+    def unfit_sets(self) -> tuple[UnfitSet, ...]:
+        """The sets of local pods that do not fit into the kernel as they are published."""
+        return tuple(unfit for _, unfit in sorted(self._rows.unfit.items()))
 
     # -- addresses ---------------------------------------------------------------------------------
 
@@ -319,11 +321,35 @@ class Desire:
                 if ready.reason:
                     value = self._kept(ip, endpoint) or value
                 wanted[family][key] = value
+        if self.policy.spoken:
+            self._want_rows(wanted)
         for family, entries in wanted.items():
             family.endpoints.want_exactly(entries)
-        if self.policy.spoken:
-            values = (value for entries in wanted.values() for value in entries.values())
-            self._rows.want({number for value in values for number in ENDPOINT.unpack(value)[:2]})
+
+    def _want_rows(self, wanted: dict[FamilyState, dict[bytes, bytes]]) -> None:
+        """Wants the rows of the sets of ``wanted`` endpoints, and changes those that are to do without."""
+        asked = {
+            number
+            for family in self._kernel.families
+            for value in family.endpoints.values()
+            for number in ENDPOINT.unpack(value)[:2]
+        }
+        self._rows.choose(_sets_of(wanted), asked=asked)
+        if self._rows.unfit and self._when_full is WhenFull.KEEP:
+            for family, entries in wanted.items():
+                for key, value in entries.items():
+                    entries[key] = self._kept_sets(value, held=family.endpoints.get(key))
+        self._rows.want(_sets_of(wanted))
+
+    def _kept_sets(self, value: bytes, *, held: bytes | None) -> bytes:
+        """An endpoint with what it has in the kernel in place of sets that do not fit."""
+        new, old = ENDPOINT.unpack(value), ENDPOINT.unpack(held or value)
+        # Of another pod, which had this address before, nothing is kept.
+        if old[2] != new[2]:
+            return value
+        unfit = self._rows.unfit
+        kept = (before if after in unfit else after for after, before in zip(new[:2], old[:2], strict=True))
+        return ENDPOINT.pack(*kept, *new[2:])
 
     def in_kernel(self, endpoint: LocalEndpoint) -> bool:
         """The kernel is known to hold an entry of this endpoint."""
@@ -355,6 +381,11 @@ class Desire:
         if held is None or ENDPOINT.unpack(held)[2] != endpoint.host_ifindex:
             return None
         return held
+
+
+def _sets_of(endpoints: dict[FamilyState, dict[bytes, bytes]]) -> set[int]:
+    values = (value for entries in endpoints.values() for value in entries.values())
+    return {number for value in values for number in ENDPOINT.unpack(value)[:2]}
 
 
 def _owner(entry: IpEntry) -> tuple[str, str, str]:

@@ -49,24 +49,23 @@ _CLOSED = Row()
 
 
 @dataclass
-class SetRows:
+class SetBlocks:
     """Blocks of map ``policy_rows`` for one policy set."""
 
     blocks: dict[bytes, bytes] = field(default_factory=dict)
     problem: str = ""
-    """Why some peers are denied what the set allows them."""
+    """What some row has no room for; it denies everything."""
 
 
-def set_rows(policy_set: PolicySet) -> SetRows:
+def set_rows(policy_set: PolicySet) -> SetBlocks:
     """All of them; a row that does not fit denies everything."""
-    number, made = int(policy_set.id, 16), SetRows()
+    number, made = int(policy_set.id, 16), SetBlocks()
     rows = {CLASS_DEFAULT: policy_set.default} | {int(id, 16): row for id, row in policy_set.rows.items()}
     for peer_class, row in rows.items():
         if len(row.ranges) > ROW_CAPACITY:
-            names = ", ".join(f"{policy.namespace}/{policy.name}" for policy in policy_set.policies)
             made.problem = (
-                f"policy set {policy_set.id} of {names}: {len(row.ranges)} port ranges for one peer class "
-                f"and room for {ROW_CAPACITY}: its peers are denied everything; write fewer or wider ranges"
+                f"{len(row.ranges)} port ranges for one peer class and room for {ROW_CAPACITY}: "
+                "write fewer or wider ranges"
             )
             row = _CLOSED
         made.blocks.update(_row_blocks(number, peer_class, row))

@@ -20,8 +20,9 @@ from services.datapath.kernel import conntrack, ring
 from services.datapath.kernel.loader import Loaded
 from services.datapath.kernel.state import Applied, KernelState
 from services.datapath.netlink import Netlink
+from services.datapath.setrows import WhenFull
 from shared.contract.base import timestamp
-from shared.contract.node import EndpointState, MapUse, Realised
+from shared.contract.node import EndpointState, MapUse, Realised, UnfitSet
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +42,11 @@ class Realiser:
         kernel: KernelState,
         loaded: Loaded,
         netlink: Netlink,
+        when_full: WhenFull,
         tell_drift: Callable[[int], Awaitable[None]],
+        tell_unfit: Callable[[UnfitSet], Awaitable[None]],
     ) -> None:
-        self.desire = Desire(node=node, kernel=kernel)
+        self.desire = Desire(node=node, kernel=kernel, when_full=when_full)
         self.kernel = kernel
         self.ipcache_revision = 0
         self.drift_repaired = 0
@@ -54,6 +57,8 @@ class Realiser:
         self._node = node
         self._instance = instance
         self._tell_drift = tell_drift
+        self._tell_unfit = tell_unfit
+        self._told_unfit: frozenset[UnfitSet] = frozenset()
         self._wanted = asyncio.Event()
         self._applied = asyncio.Condition()
         self._lock = asyncio.Lock()
@@ -103,7 +108,13 @@ class Realiser:
     def report(self) -> Realised:
         """What this node's kernel holds, now."""
         policy, services, ipcache = self._revisions
-        problems = (*self.desire.problems.values(), *self._failures, *self.attachments.problems)
+        unfit = self.desire.unfit_sets
+        problems = (
+            *self.desire.problems.values(),
+            *(each.reason for each in unfit),
+            *self._failures,
+            *self.attachments.problems,
+        )
         endpoints = [
             EndpointState(
                 namespace=endpoint.namespace,
@@ -132,6 +143,7 @@ class Realiser:
             maps=maps,
             drift_repaired=self.drift_repaired,
             problems=problems,
+            unfit_sets=unfit,
         )
 
     def enter(self, endpoint: LocalEndpoint) -> None:
@@ -175,6 +187,8 @@ class Realiser:
             applied = await self._apply()
             if applied.problems:
                 log.warning("the kernel does not hold the desired state: %s", "; ".join(applied.problems))
+            # What has gone in this application may have made room for the next.
+            if applied.problems or self.desire.unfit_sets:
                 delay = min(delay * 2, _RETRY_SECONDS[1]) if delay else _RETRY_SECONDS[0]
             else:
                 delay = None
@@ -230,6 +244,10 @@ class Realiser:
             self._revisions = (policy, services, ipcache)
         async with self._applied:
             self._applied.notify_all()
+        unfit = frozenset(self.desire.unfit_sets)
+        news, self._told_unfit = unfit - self._told_unfit, unfit
+        for each in sorted(news, key=lambda one: one.id):
+            await self._tell_unfit(each)
         return applied
 
     def _pod_links(self) -> list[int]:

@@ -30,10 +30,11 @@ from services.datapath.node import NodeNetwork
 from services.datapath.podlink import HOST_MAC
 from services.datapath.realise import Realiser
 from services.datapath.report import Reporter
+from services.datapath.setrows import WhenFull
 from services.datapath.statefiles import make_directory
 from shared.contract.identity import Claim
 from shared.contract.names import Bucket
-from shared.contract.node import Realised
+from shared.contract.node import Realised, UnfitSet
 from shared.service import Runtime
 
 _COLLECT_SECONDS = 15.0
@@ -55,6 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=300.0,
         help="how often the kernel is compared with what is desired",
+    )
+    parser.add_argument(
+        "--when-full",
+        type=WhenFull,
+        choices=list(WhenFull),
+        default=WhenFull.CLOSED,
+        help="pods whose policies do not fit into the kernel are closed, or keep the last policy that did",
     )
     parser.add_argument(
         "--map-size",
@@ -97,13 +105,22 @@ async def main(runtime: Runtime) -> None:
             message=f"{entries} entries of the kernel were not as this datapath left them; they are mended",
         )
 
+    async def tell_unfit(unfit: UnfitSet) -> None:
+        await runtime.event(
+            kind="policy-unfit",
+            object=", ".join(f"{ref.kind} {ref.namespace}/{ref.name}" for ref in unfit.policies),
+            message=unfit.reason,
+        )
+
     realiser = Realiser(
         node=node,
         instance=runtime.health.instance,
         kernel=kernel,
         loaded=loaded,
         netlink=netlink,
+        when_full=options.when_full,
         tell_drift=tell_drift,
+        tell_unfit=tell_unfit,
     )
     REGISTRY.register(DatapathCollector(realiser))
     registry = EndpointRegistry(options.state_dir / "endpoints")

@@ -4,17 +4,22 @@ So what policy costs a node depends on its own pods, however many sets the clust
 comes, or flips to another set, brings that set's rows along in the same application, which writes rows before
 endpoints and erases them after. Of a set that an endpoint still has, but that is not published any more, the
 kernel keeps the rows that it holds.
+
+A set that there is no room for is found out before anything is written, so that it harms no other: the others
+are as they are published. What becomes of its endpoints is :class:`WhenFull`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Set
 from dataclasses import dataclass
+from enum import StrEnum
 
-from services.datapath.desired import set_rows
+from services.datapath.desired import SetBlocks, set_rows
 from services.datapath.kernel.layout import ROW_KEY
 from services.datapath.kernel.mirror import Mirror
+from shared.contract.node import UnfitSet
 from shared.contract.policy import PolicySet
 
 
@@ -25,16 +30,28 @@ class _Held:
     keys: Collection[bytes]
 
 
+class WhenFull(StrEnum):
+    """What becomes of endpoints whose policy sets the kernel has no room for."""
+
+    CLOSED = "closed"
+    """They are denied everything, or of a single row that is too long, its peers are."""
+    KEEP = "keep"
+    """They keep, in that direction, the last policy that was complete in the kernel, none included."""
+
+
 class SetRows:
     """The rows of one kernel; sets are numbers, as in the map's keys."""
 
     def __init__(
-        self, rows: Mirror, *, published: Callable[[int], PolicySet | None], problems: dict[str, str]
+        self, rows: Mirror, *, published: Callable[[int], PolicySet | None], when_full: WhenFull
     ) -> None:
-        """``problems`` gets a sentence for each set that does not fit, by the set's key."""
+        self.unfit: dict[int, UnfitSet] = {}
+        """Sets that are used and not held as they are published."""
         self._rows = rows
         self._published = published
-        self._problems = problems
+        self._when_full = when_full
+        self._made: dict[int, tuple[PolicySet, SetBlocks]] = {}
+        self._without_room: set[int] = set()
         self._held: dict[int, _Held] = {}
         left: defaultdict[int, set[bytes]] = defaultdict(set)
         for key in rows.known():
@@ -42,25 +59,56 @@ class SetRows:
         for number, keys in left.items():
             self._held[number] = _Held(None, keys)
 
-    def want(self, used: set[int]) -> None:
-        """Makes the rows of these sets all that is desired."""
-        for number in self._held.keys() - used:
-            held = self._held.pop(number)
-            self._problems.pop(_name(number), None)
-            for key in held.keys:
-                self._rows.want(key, None)
-        for number in used:
-            value, held = self._published(number), self._held.get(number, _NOTHING)
-            if value is not None and value is not held.value:
-                self._want_set(number, value, obsolete=held.keys)
+    def choose(self, used: Set[int], *, asked: Set[int]) -> None:
+        """Finds out for which sets there is room, beside those for which the kernel is ``asked`` now."""
+        published = {number: value for number in used if (value := self._published(number)) is not None}
+        self._made = {number: self._blocks(number, value) for number, value in published.items()}
+        self.unfit = {}
+        self._without_room = set()
+        room = self._rows.capacity
+        room -= sum(len(held.keys) for number, held in self._held.items() if number in used | asked)
+        for number, (value, made) in sorted(self._made.items()):
+            more = len(made.blocks) - len(self._held.get(number, _NOTHING).keys)
+            if more > max(room, 0):
+                self._without_room.add(number)
+                size = f"map {self._rows.name} has {self._rows.capacity} entries"
+                self._note(value, f"{size} and room for no more; restart with a larger --map-size")
+            else:
+                room -= more
+                if made.problem:
+                    self._note(value, made.problem)
 
-    def _want_set(self, number: int, value: PolicySet, *, obsolete: Collection[bytes]) -> None:
-        made = set_rows(value)
+    def want(self, used: Set[int]) -> None:
+        """Makes the rows of these sets all that is desired, of those that were chosen from."""
+        keep = self._when_full is WhenFull.KEEP
+        wanted = used if keep else used - self._without_room
+        for number in self._held.keys() - wanted:
+            for key in self._held.pop(number).keys:
+                self._rows.want(key, None)
+        for number in wanted & self._made.keys():
+            if number not in self.unfit or not keep:
+                self._want_set(number, *self._made[number])
+
+    def _blocks(self, number: int, value: PolicySet) -> tuple[PolicySet, SetBlocks]:
+        known = self._made.get(number)
+        return known if known is not None and known[0] is value else (value, set_rows(value))
+
+    def _note(self, value: PolicySet, reason: str) -> None:
+        names = ", ".join(f"{policy.namespace}/{policy.name}" for policy in value.policies)
+        becomes = (
+            "the pods concerned keep what they had before"
+            if self._when_full is WhenFull.KEEP
+            else "what does not fit is closed"
+        )
+        reason = f"policy set {value.id} of {names}: {reason}; {becomes}"
+        self.unfit[int(value.id, 16)] = UnfitSet(id=value.id, policies=value.policies, reason=reason)
+
+    def _want_set(self, number: int, value: PolicySet, made: SetBlocks) -> None:
+        held = self._held.get(number, _NOTHING)
+        if held.value is value:
+            return
         self._held[number] = _Held(value, made.blocks.keys())
-        self._problems.pop(_name(number), None)
-        if made.problem:
-            self._problems[_name(number)] = made.problem
-        for key in obsolete:
+        for key in held.keys:
             if key not in made.blocks:
                 self._rows.want(key, None)
         for key, block in made.blocks.items():
@@ -68,7 +116,3 @@ class SetRows:
 
 
 _NOTHING = _Held(None, ())
-
-
-def _name(number: int) -> str:
-    return f"set.{number:016x}"

@@ -21,7 +21,7 @@ from shared.bus import Batch
 from shared.contract.base import Identity
 from shared.contract.identity import IdentityRecord, IpEntry, LabelRules, NodeRecord
 from shared.contract.names import LABELS_KEY, ip_key
-from shared.contract.node import Realised
+from shared.contract.node import Realised, UnfitSet
 from shared.contract.policy import FieldError, PolicyRef, PolicyStatus
 from shared.kubernetes import Object, ObjectBatch
 from shared.labels import LabelFilter
@@ -64,6 +64,7 @@ class Inputs:
         self._identity_has_spoken = False
         self._rules: LabelRules | None = None
         self._touched: set[PolicyRef] = set()
+        self._unfit: dict[str, tuple[UnfitSet, ...]] = {}
 
     @property
     def objection(self) -> str:
@@ -224,8 +225,30 @@ class Inputs:
         for entry in self._realised.of(batch):
             if entry.value is None:
                 self.realised.pop(entry.key, None)
+                self._take_unfit(entry.key, ())
             else:
                 self.realised[entry.key] = entry.value.policy_revision
+                self._take_unfit(entry.key, entry.value.unfit_sets)
+
+    def problems(self, ref: PolicyRef) -> tuple[str, ...]:
+        """What nodes say of a policy for which they have no room."""
+        return tuple(
+            sorted(
+                {
+                    f"node {node}: {unfit.reason}"
+                    for node, sets in self._unfit.items()
+                    for unfit in sets
+                    if ref in unfit.policies
+                }
+            )
+        )
+
+    def _take_unfit(self, node: str, sets: tuple[UnfitSet, ...]) -> None:
+        known = self._unfit.pop(node, ())
+        if sets:
+            self._unfit[node] = sets
+        if sets != known:
+            self._touched.update(ref for unfit in (*known, *sets) for ref in unfit.policies)
 
     def least_realised(self, *, known: int) -> int:
         """The least policy revision that every node of the cluster holds; 0 while no node is known.

@@ -29,6 +29,7 @@ class Noted:
     subjects: int
     """How many identities the one in force selects."""
     refused: Refused | None
+    problems: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,9 @@ class Statuses:
         refused = None if ref is None else self._inputs.refused.get(ref)
         if policy is None and refused is None:
             self._refs.pop(key, None)
-        return Noted(policy, 0 if policy is None else self._compiler.subjects(policy), refused)
+        if ref is None or policy is None:
+            return Noted(None, 0, refused, ())
+        return Noted(policy, self._compiler.subjects(policy), refused, self._inputs.problems(ref))
 
     def _status(self, noted: Noted, *, revision: int) -> PolicyStatus | None:
         policy, refused = noted.in_force, noted.refused
@@ -141,6 +144,7 @@ class Statuses:
             revision=self._since(policy, revision=revision),
             subjects=noted.subjects,
             rules=policy.rule_count,
+            problems=noted.problems,
         )
 
     def _since(self, policy: Policy, *, revision: int) -> int:

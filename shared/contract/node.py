@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from shared.contract.base import Message
+from shared.contract.base import Message, SetId
+from shared.contract.policy import PolicyRef
 
 
 class MapUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +25,15 @@ class EndpointState(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool
 
 
+class UnfitSet(msgspec.Struct, frozen=True, kw_only=True):
+    """A policy set that a node's kernel does not hold as it is published, though pods of the node have it."""
+
+    id: SetId
+    policies: tuple[PolicyRef, ...]
+    reason: str
+    """A sentence: what there is no room for, and what becomes of the pods meanwhile."""
+
+
 class Realised(Message, frozen=True, kw_only=True):
     """Bucket ``realised``, key ``<node>``: what one node's kernel holds."""
 
@@ -41,6 +51,8 @@ class Realised(Message, frozen=True, kw_only=True):
     """Kernel entries found wrong and mended since the datapath started."""
     problems: tuple[str, ...] = ()
     """Sentences naming what is not as it must be; empty when all is well."""
+    unfit_sets: tuple[UnfitSet, ...] = ()
+    """Sorted by id; their reasons are among the problems."""
 
 
 class ServiceHealth(Message, frozen=True, kw_only=True):

@@ -164,3 +164,5 @@ class PolicyStatus(Message, frozen=True, kw_only=True):
     subjects: int = 0
     """Identities selected."""
     rules: int = 0
+    problems: tuple[str, ...] = ()
+    """Sorted sentences, each naming a node that has pods selected and no room for this policy."""

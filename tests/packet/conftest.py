@@ -17,7 +17,7 @@ from services.datapath.kernel.source import Sizes
 from tests.packet.guardian import PINS, Guardian
 from tests.packet.labs import Lab, running_lab
 from tests.packet.mininode import V6, MiniNode
-from tests.packet.runs import RUN, lab_name
+from tests.packet.runs import ROOM, RUN, lab_name
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,6 +41,17 @@ def loaded(guardian: None) -> Iterator[Loaded]:
     bpffs = Path(f"/sys/fs/bpf/{PINS}{RUN}")
     try:
         yield asyncio.run(load(bpffs=bpffs, sizes=Sizes(ct=4096, rows=4096, ipcache=4096)))
+    finally:
+        shutil.rmtree(bpffs, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def small(guardian: None) -> Iterator[Loaded]:
+    """Programs whose maps have room for :data:`ROOM` entries each."""
+    bpffs = Path(f"/sys/fs/bpf/{PINS}{RUN}-small")
+    try:
+        sizes = Sizes(**dict.fromkeys(vars(Sizes()), ROOM))
+        yield asyncio.run(load(bpffs=bpffs, sizes=sizes))
     finally:
         shutil.rmtree(bpffs, ignore_errors=True)
 

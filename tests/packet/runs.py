@@ -11,3 +11,7 @@ RUN = uuid.uuid4().hex[:8]
 def lab_name(suffix: str) -> str:
     """The name of a lab; ``suffix`` has at most 6 lower-case letters and digits."""
     return f"t{RUN}{suffix}"
+
+
+ROOM = 8
+"""Entries of each map of the programs that tests of full maps use."""

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
-from services.datapath.desire import Desire
-from services.datapath.endpoints import LocalEndpoint
-from services.datapath.kernel.layout import ENDPOINT, ENDPOINT_READY, PEER, SET_OPEN, packed, prefix_key
+from services.datapath.kernel.layout import ENDPOINT_READY, PEER, SET_OPEN, prefix_key
 from services.datapath.kernel.loader import Loaded
-from services.datapath.kernel.state import KernelState
-from shared.bus import Batch, Entry
-from shared.contract.base import ClassId, Direction, Identity, M, Message, Protocol, SetId
-from shared.contract.identity import EndpointRecord, IpEntry, NodeRecord
-from shared.contract.names import ip_key, pod_key
+from shared.bus import Batch
+from shared.contract.base import Direction, Identity, Message, Protocol, SetId
+from shared.contract.identity import IpEntry
+from shared.contract.names import ip_key
 from shared.contract.policy import (
-    AddressClass,
     CidrClass,
-    Commit,
     IdentityPolicy,
     PolicyRef,
     PolicySet,
@@ -24,108 +21,27 @@ from shared.contract.policy import (
     Row,
 )
 from shared.contract.reserved import Reserved
-
-NODE, POD_IP, REMOTE_IP, NODE_IP = "n1", "10.1.0.5", "10.2.0.5", "192.0.2.1"
-COMMIT = Commit(time="2026-01-01T00:00:00Z", policies=0, identities=0, sets=0, rows=0)
-
-
-class Kernel:
-    """Real maps, and a desire that lasts as long as a process does."""
-
-    def __init__(self, loaded: Loaded) -> None:
-        self._loaded = loaded
-        self._revision = 0
-        self.state = KernelState(loaded.maps)
-        for mirror in self.state.mirrors:
-            mirror.want_exactly({})
-        self.state.apply()
-        self.desire = Desire(node=NODE, kernel=self.state)
-
-    def restart(self) -> None:
-        """Another process begins, with what the kernel holds."""
-        self.state = KernelState(self._loaded.maps)
-        self.desire = Desire(node=NODE, kernel=self.state)
-
-    def batch(self, entries: dict[str, M | None], *, snapshot: bool = False) -> Batch[M]:
-        numbered = []
-        for key, value in entries.items():
-            self._revision += 1
-            numbered.append(Entry(key, value, self._revision))
-        return Batch(snapshot=snapshot, entries=tuple(numbered), revision=self._revision, caught_up=True)
-
-    def policy(self, *identities: int, addresses: dict[str, int] | None = None) -> None:
-        """A commit which knows these identities, and the own classes of some addresses."""
-        values: dict[str, Message | None] = {
-            f"identity.{number}": IdentityPolicy(identity=Identity(number), peer_class=peer_class(number))
-            for number in identities
-        }
-        for ip, number in (addresses or {}).items():
-            values[f"address.{ip_key(ip)}"] = AddressClass(
-                ip=ip, identity=Identity(number), peer_class=peer_class(9)
-            )
-        assert self.desire.take_policy(self.batch({**values, "commit": COMMIT}))
-
-    def address(self, ip: str) -> tuple[int, int] | None:
-        """Class and identity that the kernel holds for an address."""
-        self.desire.want_local()
-        assert self.state.apply().problems == ()
-        value = self.state.v4.ipcache.get(packed(ip))
-        return None if value is None else PEER.unpack(value)
-
-    def endpoint(self) -> tuple[int, ...] | None:
-        """What the kernel holds for the local pod: its sets, ifindex, identity and flags."""
-        self.desire.want_local()
-        assert self.state.apply().problems == ()
-        value = self.state.v4.endpoints.get(packed(POD_IP))
-        if value is None:
-            return None
-        return tuple(ENDPOINT.unpack(value))
-
-
-@pytest.fixture
-def kernel(loaded: Loaded) -> Kernel:
-    return Kernel(loaded)
-
-
-def peer_class(number: int) -> ClassId:
-    return ClassId(f"{number:016x}")
-
-
-def remote(identity: int, *, pod: str = "web") -> dict[str, IpEntry | None]:
-    entry = IpEntry(ip=REMOTE_IP, identity=Identity(identity), node="n2", namespace="shop", pod=pod)
-    return {ip_key(REMOTE_IP): entry}
-
-
-def local(identity: int) -> dict[str, IpEntry | None]:
-    entry = IpEntry(ip=POD_IP, identity=Identity(identity), node=NODE, namespace="shop", pod="db")
-    return {ip_key(POD_IP): entry}
-
-
-def nodes(*names: str) -> dict[str, NodeRecord | None]:
-    return {name: NodeRecord(name=name, pod_cidrs=(f"10.{name[1:]}.0.0/24",)) for name in names}
-
-
-LOCAL = LocalEndpoint(
-    container_id="c1",
-    ifname="eth0",
-    netns="/run/netns/c1",
-    namespace="shop",
-    pod="db",
-    uid="u1",
-    ips=(POD_IP,),
-    host_ifname="stn0123456789",
-    host_ifindex=17,
-    mac="0e:53:0a:01:00:05",
-    mtu=1500,
+from tests.packet.desiring import (
+    COMMIT,
+    LOCAL,
+    NODE,
+    NODE_IP,
+    POD_IP,
+    REMOTE_IP,
+    Kernel,
+    enter_local,
+    local,
+    nodes,
+    peer_class,
+    remote,
 )
 
 
-def enter_local(kernel: Kernel, identity: int) -> None:
-    """The local pod with everything that it takes to be ready."""
-    record = EndpointRecord(node=NODE, namespace="shop", name="db", uid="u1", identity=Identity(identity))
-    kernel.desire.local[LOCAL.host_ifname] = LOCAL
-    kernel.desire.take_endpoints(kernel.batch({pod_key(node=NODE, namespace="shop", pod="db"): record}))
-    kernel.desire.take_ipcache(kernel.batch(local(identity)))
+@pytest.fixture
+def kernel(loaded: Loaded) -> Iterator[Kernel]:
+    kernel = Kernel(loaded)
+    yield kernel
+    kernel.close()
 
 
 def test_an_address_is_entered_when_its_identity_has_a_class(kernel: Kernel) -> None:
@@ -328,5 +244,5 @@ def test_an_open_pod_is_closed_by_a_policy_that_does_not_fit(kernel: Kernel) -> 
     assert kernel.desire.take_policy(kernel.batch({**values, "commit": COMMIT}))
 
     assert kernel.endpoint() == (8, SET_OPEN, 17, 300, ENDPOINT_READY)
-    assert kernel.desire.unfit_sets
-    assert "shop/large" in kernel.desire.problems[f"set.{large.id}"]
+    assert [each.id for each in kernel.desire.unfit_sets] == [large.id]
+    assert "shop/large" in kernel.desire.unfit_sets[0].reason

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -22,36 +19,23 @@ from services.datapath.kernel.layout import (
     packed,
     port_bytes,
 )
-from services.datapath.kernel.loader import Loaded, load
+from services.datapath.kernel.loader import Loaded
 from services.datapath.kernel.maps import KernelMap
-from services.datapath.kernel.source import Sizes
 from services.datapath.kernel.state import KernelState
-from tests.packet.guardian import PINS
-from tests.packet.runs import RUN
+from tests.packet.runs import ROOM
 
-ROOM = 8
 ENDPOINT_VALUE = ENDPOINT.pack(1, 1, 7, 300, 1)
 
 
-@pytest.fixture(scope="module")
-def small(guardian: None) -> Iterator[Loaded]:
-    """Maps with room for a few entries each."""
-    bpffs = Path(f"/sys/fs/bpf/{PINS}{RUN}-small")
-    try:
-        sizes = Sizes(**dict.fromkeys(vars(Sizes()), ROOM))
-        yield asyncio.run(load(bpffs=bpffs, sizes=sizes))
-    finally:
-        shutil.rmtree(bpffs, ignore_errors=True)
-
-
 @pytest.fixture
-def kernel(small: Loaded) -> KernelState:
+def kernel(small: Loaded) -> Iterator[KernelState]:
     """Empty maps."""
     kernel = KernelState(small.maps)
     for mirror in kernel.mirrors:
         mirror.want_exactly({})
     assert kernel.apply().problems == ()
-    return kernel
+    yield kernel
+    kernel.close()
 
 
 def address(number: int) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 import pytest
 
@@ -9,14 +11,16 @@ from services.datapath.kernel.loader import Loaded
 from shared.contract.base import Identity, Message
 from shared.contract.identity import EndpointRecord, IpEntry
 from shared.contract.names import ip_key, pod_key
-from tests.packet.test_desire import COMMIT, LOCAL, NODE, NODE_IP, POD_IP, REMOTE_IP, Kernel, local, remote
+from tests.packet.desiring import COMMIT, LOCAL, NODE, NODE_IP, POD_IP, REMOTE_IP, Kernel, local, remote
 
 WEB = 256
 
 
 @pytest.fixture
-def kernel(loaded: Loaded) -> Kernel:
-    return Kernel(loaded)
+def kernel(loaded: Loaded) -> Iterator[Kernel]:
+    kernel = Kernel(loaded)
+    yield kernel
+    kernel.close()
 
 
 def commit(kernel: Kernel, *space: str) -> None:

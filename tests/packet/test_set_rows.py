@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
+
 import pytest
 
 from services.datapath.kernel.layout import ROW_KEY, ROW_SIZE
 from services.datapath.kernel.loader import Loaded
+from services.datapath.kernel.maps import KernelMap
 from services.datapath.kernel.state import KernelState
-from services.datapath.setrows import SetRows
+from services.datapath.setrows import SetRows, WhenFull
 from shared.contract.base import ClassId, Direction, Protocol, SetId
 from shared.contract.policy import PolicyRef, PolicySet, PortRange, Row
 
@@ -18,20 +22,34 @@ class Kernel:
     def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded
         self.published: dict[int, PolicySet] = {}
-        self.problems: dict[str, str] = {}
-        self.restart()
+        self.when_full = WhenFull.CLOSED
+        self._start()
         self.state.rows.want_exactly({})
         self.state.apply()
 
     def restart(self) -> None:
+        self.close()
+        self._start()
+
+    def close(self) -> None:
+        self.state.close()
+
+    def in_kernel(self) -> KernelMap:
+        """The map itself; to be closed."""
+        path = self._loaded.maps / "policy_rows"
+        return KernelMap("policy_rows", path=path, key_size=ROW_KEY.size, value_size=ROW_SIZE)
+
+    def _start(self) -> None:
         self.state = KernelState(self._loaded.maps)
-        self.rows = SetRows(self.state.rows, published=self.published.get, problems=self.problems)
+        self.rows = SetRows(self.state.rows, published=self.published.get, when_full=self.when_full)
 
     def holds(self, used: set[int]) -> set[tuple[int, int]]:
         """Set and class of the rows that the kernel holds once these sets are used."""
+        self.rows.choose(used, asked=set())
         self.rows.want(used)
         assert self.state.apply().problems == ()
-        return {ROW_KEY.unpack(key)[:2] for key in KernelState(self._loaded.maps).rows.known()}
+        with closing(self.in_kernel()) as rows:
+            return {ROW_KEY.unpack(key)[:2] for key, _ in rows.items()}
 
     def publish(self, number: int, *classes: int, ranges: int = 0) -> None:
         tcp = tuple(PortRange(protocol=Protocol.TCP, first=2 * n, last=2 * n) for n in range(ranges))
@@ -46,8 +64,10 @@ class Kernel:
 
 
 @pytest.fixture
-def kernel(loaded: Loaded) -> Kernel:
-    return Kernel(loaded)
+def kernel(loaded: Loaded) -> Iterator[Kernel]:
+    kernel = Kernel(loaded)
+    yield kernel
+    kernel.close()
 
 
 def test_only_the_sets_of_local_endpoints_have_rows(kernel: Kernel) -> None:
@@ -99,19 +119,20 @@ def test_a_new_process_takes_away_the_rows_of_a_set_that_was_unpublished_and_goe
 def test_only_a_set_in_use_is_a_problem_when_it_does_not_fit(kernel: Kernel) -> None:
     kernel.publish(10, ranges=600)
     kernel.holds(set())
-    assert kernel.problems == {}
-    kernel.holds({10})
-    assert "shop/policy-10" in kernel.problems[f"set.{10:016x}"]
+    assert kernel.rows.unfit == {}
+    assert kernel.holds({10}) == {(10, 0)}
+    assert "600 port ranges" in kernel.rows.unfit[10].reason
+    assert [ref.name for ref in kernel.rows.unfit[10].policies] == ["policy-10"]
     kernel.holds(set())
-    assert kernel.problems == {}
+    assert kernel.rows.unfit == {}
 
 
 def test_rows_that_drifted_are_mended_to_what_is_used(kernel: Kernel) -> None:
     kernel.publish(10, 1)
     kernel.holds({10})
     lost, foreign = ROW_KEY.pack(10, 1, 0), ROW_KEY.pack(12, 1, 0)
-    rows = KernelState(kernel._loaded.maps).rows._kernel
-    rows.delete(lost)
-    rows.put(foreign, bytes(ROW_SIZE))
+    with closing(kernel.in_kernel()) as rows:
+        rows.delete(lost)
+        rows.put(foreign, bytes(ROW_SIZE))
     assert kernel.state.repair(kernel.state.drift()) == 2
     assert kernel.holds({10}) == {(10, 0), (10, 1)}

@@ -29,6 +29,10 @@ class Mirror:
         self._writes: dict[bytes, bytes] = {}
         self._erasures: set[bytes] = set()
 
+    def close(self) -> None:
+        """Gives the map's descriptor back."""
+        self._kernel.close()
+
     @property
     def name(self) -> str:
         """The map's name."""

@@ -94,6 +94,18 @@ class KernelState:
         self.v4 = FamilyState(directory, IPV4)
         self.v6 = FamilyState(directory, IPV6)
 
+    def close(self) -> None:
+        """Gives all descriptors back; the maps stay pinned."""
+        for mirror in self.mirrors:
+            mirror.close()
+        for held in (
+            self._config,
+            self.drops,
+            self.events_lost,
+            *(each.connections for each in self.families),
+        ):
+            held.close()
+
     @property
     def families(self) -> tuple[FamilyState, ...]:
         """Both address families."""
