@@ -73,7 +73,7 @@ async def test_what_was_deleted_and_put_anew_in_one_batch_is_known_and_goes_with
 
     async with reading(patiently(batches(), seconds=60.0)) as reader:
         coming.put_nowait(batch(*"ab", snapshot=True))
-        entries = (Entry("a", None, 3), Entry("a", node("a"), 4))
+        entries: tuple[Entry[NodeRecord], ...] = (Entry("a", None, 3), Entry("a", node("a"), 4))
         coming.put_nowait(Batch(snapshot=False, entries=entries, revision=4, caught_up=True))
         coming.put_nowait(batch("b", snapshot=True))
         await pass_time(61)
