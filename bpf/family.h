@@ -19,4 +19,5 @@
 #include "lookup.h"
 #include "service.h"
 #include "conntrack.h"
+#include "decision.h"
 #include "path.h"
