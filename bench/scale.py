@@ -2,8 +2,8 @@
 
 A lab of one node runs the real services. Its pods are of namespaces that policies of the simulated cluster
 select. Once they are there, the identity service is stopped and :mod:`bench.feeding` takes its place. Policy
-service and datapath are then started from nothing, one after the other, and policies and pods change one at
-a time.
+service and datapath are then started from nothing, one after the other, in a lab of their own for each time;
+in the last one policies and pods change one at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import yaml
 
 from bench import simulation
 from bench.feeding import as_identity, create_policies, feed_buckets, namespaces, realise_at_once
-from bench.figures import Samples
+from bench.figures import Figure, Samples
 from bench.fresh import fresh_lab
 from bench.heard import Heard, hearing
 from bench.load import at_rest, since, usage
@@ -65,13 +65,28 @@ class Scale:
 
 
 async def measure_scale(wanted: Scale, record: Record, *, shown: Shown) -> None:
-    """In a lab of its own, into ``record``."""
+    """In labs of its own, into ``record``."""
+    starts = _Starts()
     with tempfile.TemporaryDirectory() as folder:
         manifest = Path(folder) / "pods.yaml"
         manifest.write_text(yaml.safe_dump_all([*namespaces(), *_pods()]))
-        async with fresh_lab(nodes=1, manifests=[manifest], shown=shown) as lab:
-            bench = _Bench(lab, wanted, record, shown=shown)
-            await bench.measure()
+        for number in range(wanted.starts):
+            async with fresh_lab(nodes=1, manifests=[manifest], shown=shown) as lab:
+                bench = _Bench(lab, wanted, record, shown=shown)
+                await bench.measure(starts, last=number == wanted.starts - 1)
+
+
+class _Starts:
+    """Samples of all labs."""
+
+    def __init__(self) -> None:
+        self.policy = Samples("policy service: started to all policies published", "ms")
+        self.datapath = Samples("datapath: started on an empty kernel to all realised", "ms")
+        self.peak = Samples("policy service: most memory ever resident", "MiB")
+
+    def figures(self, *, command: str) -> list[Figure | None]:
+        """What was measured."""
+        return [each.figure(command=command) for each in (self.policy, self.datapath, self.peak)]
 
 
 class _Bench:
@@ -81,8 +96,8 @@ class _Bench:
         self._record = record
         self._shown = shown
 
-    async def measure(self) -> None:
-        lab = self._lab
+    async def measure(self, starts: _Starts, *, last: bool) -> None:
+        lab, command = self._lab, self._wanted.command
         api = await connect(kubeconfig=str(client.kubeconfig(lab)))
         try:
             async with open_bus(lab_settings(lab)) as bus, hearing(bus, node=NODE) as heard:
@@ -91,11 +106,13 @@ class _Bench:
                 async with as_identity(lab) as writer:
                     await self._feed(api, writer)
                     async with _running(realise_at_once(writer)):
-                        await self._starts(heard)
-                        await self._changes(api, heard)
-                        await self._new_pods(writer, heard)
-                        await self._rows(bus, heard)
-                self._record.processes += await process_uses(lab, command=self._wanted.command)
+                        await self._start(heard, starts)
+                        if last:
+                            self._record.add(starts.figures(command=command))
+                            await self._changes(api, heard)
+                            await self._new_pods(writer, heard)
+                            await self._rows(bus, heard)
+                            self._record.processes += await process_uses(lab, command=command)
         finally:
             await api.close()
 
@@ -111,33 +128,26 @@ class _Bench:
         with self._shown.part("creating policies", total=size.policies) as advance:
             await create_policies(api, simulation.policies(size), advance=advance)
 
-    async def _starts(self, heard: Heard) -> None:
-        policy = Samples("policy service: started to all policies published", "ms")
-        datapath = Samples("datapath: started on an empty kernel to all realised", "ms")
-        for _ in range(self._wanted.starts):
-            self._shown.tell("starting the policy service from nothing")
-            await at_rest(patience=self._wanted.patience)
-            heard.forget()
-            before, began = usage(), time.perf_counter()
-            await client.start_child(self._lab, "policy")
-            commit = await heard.commit_of(self._wanted.size.policies, seconds=START_SECONDS)
-            policy.add((commit.at - began) * 1000, quiet=since(before).quiet)
-            self._shown.tell("starting the datapath on an empty kernel")
-            shutil.rmtree(LabNames(self._lab).bpffs(NODE))
-            await at_rest(patience=self._wanted.patience)
-            before, began = usage(), time.perf_counter()
-            await client.start_child(self._lab, DATAPATH)
-            realised = await heard.policy(commit.revision, seconds=START_SECONDS)
-            datapath.add((realised - began) * 1000, quiet=since(before).quiet)
-            # What comes first would have to wait until all of them are written.
-            await heard.statuses(self._wanted.size.policies, seconds=START_SECONDS)
-        self._record.add(each.figure(command=self._wanted.command) for each in (policy, datapath))
-        peak = Samples("policy service: most memory ever resident", "MiB")
-        status = await client.status(self._lab)
-        for child in status.children:
+    async def _start(self, heard: Heard, starts: _Starts) -> None:
+        self._shown.tell("starting the policy service from nothing")
+        await at_rest(patience=self._wanted.patience)
+        heard.forget()
+        before, began = usage(), time.perf_counter()
+        await client.start_child(self._lab, "policy")
+        commit = await heard.commit_of(self._wanted.size.policies, seconds=START_SECONDS)
+        starts.policy.add((commit.at - began) * 1000, quiet=since(before).quiet)
+        # What comes next would have to share the processors with the writing of all statuses.
+        await heard.statuses(self._wanted.size.policies, seconds=START_SECONDS)
+        self._shown.tell("starting the datapath on an empty kernel")
+        shutil.rmtree(LabNames(self._lab).bpffs(NODE))
+        await at_rest(patience=self._wanted.patience)
+        before, began = usage(), time.perf_counter()
+        await client.start_child(self._lab, DATAPATH)
+        realised = await heard.policy(commit.revision, seconds=START_SECONDS)
+        starts.datapath.add((realised - began) * 1000, quiet=since(before).quiet)
+        for child in (await client.status(self._lab)).children:
             if child.name == "policy":
-                peak.add(peak_mib(child.pid), quiet=True)
-        self._record.add([peak.figure(command=self._wanted.command)])
+                starts.peak.add(peak_mib(child.pid), quiet=True)
 
     async def _changes(self, api: Kubernetes, heard: Heard) -> None:
         samples = {

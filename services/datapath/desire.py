@@ -71,6 +71,8 @@ class Desire:
         self._kernel = kernel
         self._own_addresses: frozenset[str] = frozenset()
         self._settled = False
+        self._began = False
+        self._doubted: set[str] = set()
         self._unclaimed = {
             unpacked(key, version=family.family.version)
             for family in kernel.families
@@ -112,7 +114,10 @@ class Desire:
                 self.ipcache[ip] = after
             if self._passes_on(ip, before, after):
                 # The class of who has it now may not be known yet, and the predecessor's is not theirs.
-                self._want_identity(ip, None)
+                if before is None and not self._began:
+                    self._doubted.add(ip)
+                else:
+                    self._want_identity(ip, None)
         self._unclaimed -= touched
         self._want_addresses(touched)
 
@@ -122,6 +127,18 @@ class Desire:
             return after is None or _owner(before) != _owner(after)
         held = self._kernel.of(ip).ipcache.get(packed(ip))
         return after is not None and held is not None and PEER.unpack(held)[1] != after.identity
+
+    def begin(self) -> None:
+        """What an earlier process left no longer stands for an address whose owner may have changed since.
+
+        Until this call, or the first commit after the addresses were read, it does: a pod that got new
+        labels meanwhile has an identity whose class comes with a commit, and would be cut off until then.
+        """
+        self._began = True
+        doubted, self._doubted = self._doubted, set()
+        for ip in doubted:
+            self._want_identity(ip, None)
+        self._want_addresses(doubted)
 
     def settle(self) -> None:
         """Lets go of what an earlier process left in the kernel and no bucket has spoken of since."""
@@ -216,6 +233,8 @@ class Desire:
         self._want_classes(change)
         self._want_address_classes(change)
         self._want_pod_space()
+        if self.ipcache:
+            self.begin()
         if first or any(
             isinstance(value, CidrClass) for value in (*change.put.values(), *change.removed.values())
         ):
@@ -339,7 +358,7 @@ class Desire:
             for family, entries in wanted.items():
                 for key, value in entries.items():
                     entries[key] = self._kept_sets(value, held=family.endpoints.get(key))
-        self._rows.want(_sets_of(wanted))
+        self._rows.want(_sets_of(wanted), asked=asked)
 
     def _kept_sets(self, value: bytes, *, held: bytes | None) -> bytes:
         """An endpoint with what it has in the kernel in place of sets that do not fit."""
@@ -350,6 +369,11 @@ class Desire:
         unfit = self._rows.unfit
         kept = (before if after in unfit else after for after, before in zip(new[:2], old[:2], strict=True))
         return ENDPOINT.pack(*kept, *new[2:])
+
+    @property
+    def lingering(self) -> bool:
+        """Once all is applied, there are rows that nobody asks for any more: to be looked at again."""
+        return self._rows.lingering
 
     def in_kernel(self, endpoint: LocalEndpoint) -> bool:
         """The kernel is known to hold an entry of this endpoint."""

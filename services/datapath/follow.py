@@ -26,6 +26,9 @@ _COMMITTED = (Bucket.POLICY, Bucket.SERVICES)
 _SETTLING = (Bucket.NODES, Bucket.IPCACHE)
 """Never empty once the identity service has spoken."""
 
+_BEGIN_SECONDS = 1.0
+"""How long after the addresses were read what an earlier process left may stand without a commit."""
+
 _SETTLE_SECONDS = 10.0
 """In which the identity service, which writes all it knows at once, fills a bucket that NATS has lost."""
 
@@ -57,6 +60,7 @@ class Followers:
         )
         await self._follow(bus, Bucket.POLICY, POLICY_TYPES, desire.take_policy)
         await self._follow(bus, Bucket.SERVICES, SERVICE_TYPES, desire.services.take)
+        self._runtime.start("begin", self._begin())
         self._runtime.start("settle", self._settle())
 
     async def _follow(
@@ -91,6 +95,12 @@ class Followers:
             if concerns_kernel:
                 # What comes next would have to wait until this has been applied.
                 self._realiser.trigger()
+
+    async def _begin(self) -> None:
+        await self._spoken[Bucket.IPCACHE].wait()
+        await asyncio.sleep(_BEGIN_SECONDS)
+        self._realiser.desire.begin()
+        self._realiser.trigger()
 
     async def _settle(self) -> None:
         for spoken in self._spoken.values():

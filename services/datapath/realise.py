@@ -242,6 +242,8 @@ class Realiser:
             if applied.services is None:
                 services = self.desire.services.revision
             self._revisions = (policy, services, ipcache)
+            if applied.policy is None and self.desire.lingering:
+                self._wanted.set()
         async with self._applied:
             self._applied.notify_all()
         unfit = frozenset(self.desire.unfit_sets)

@@ -1,12 +1,13 @@
 """Which policy sets' rows the kernel holds: those of the sets that this node's endpoints have, and no others.
 
 So what policy costs a node depends on its own pods, however many sets the cluster has. An endpoint that
-comes, or flips to another set, brings that set's rows along in the same application, which writes rows before
-endpoints and erases them after. Of a set that an endpoint still has, but that is not published any more, the
-kernel keeps the rows that it holds.
+comes, or flips to another set, brings that set's rows along in the same application, which writes rows
+before endpoints; the rows of the set that it leaves are kept up to date in that application and go with the
+next, for peers flip to new classes in between. Of a set that an endpoint still has, but that is not
+published any more, the kernel keeps the rows that it holds.
 
-A set that there is no room for is found out before anything is written, so that it harms no other: the others
-are as they are published. What becomes of its endpoints is :class:`WhenFull`.
+A set that there is no room for is found out before anything is written, so that it harms no other: the
+others are as they are published. What becomes of its endpoints is :class:`WhenFull`.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class SetRows:
     ) -> None:
         self.unfit: dict[int, UnfitSet] = {}
         """Sets that are used and not held as they are published."""
+        self.lingering = False
+        """Rows are held of sets that nobody asks for any more once all that is wanted is applied."""
         self._rows = rows
         self._published = published
         self._when_full = when_full
@@ -61,32 +64,40 @@ class SetRows:
 
     def choose(self, used: Set[int], *, asked: Set[int]) -> None:
         """Finds out for which sets there is room, beside those for which the kernel is ``asked`` now."""
-        published = {number: value for number in used if (value := self._published(number)) is not None}
+        concerned = sorted(used | asked)
+        published = {number: value for number in concerned if (value := self._published(number)) is not None}
         self._made = {number: self._blocks(number, value) for number, value in published.items()}
         self.unfit = {}
         self._without_room = set()
         room = self._rows.capacity
-        room -= sum(len(held.keys) for number, held in self._held.items() if number in used | asked)
-        for number, (value, made) in sorted(self._made.items()):
+        room -= sum(len(self._held[number].keys) for number in concerned if number in self._held)
+        for number, (value, made) in self._made.items():
             more = len(made.blocks) - len(self._held.get(number, _NOTHING).keys)
             if more > max(room, 0):
                 self._without_room.add(number)
                 size = f"map {self._rows.name} has {self._rows.capacity} entries"
-                self._note(value, f"{size} and room for no more; restart with a larger --map-size")
+                reason = f"{size} and room for no more; restart with a larger --map-size"
             else:
                 room -= more
-                if made.problem:
-                    self._note(value, made.problem)
+                reason = made.problem
+            if reason and number in used:
+                self._note(value, reason)
 
-    def want(self, used: Set[int]) -> None:
-        """Makes the rows of these sets all that is desired, of those that were chosen from."""
+    def want(self, used: Set[int], *, asked: Set[int]) -> None:
+        """Makes the rows of these sets all that is desired, of those that were chosen from.
+
+        A set for which the kernel is ``asked`` until its endpoints have flipped is kept as it is published,
+        too: peers flip to new classes before endpoints do, and it has rows for those.
+        """
         keep = self._when_full is WhenFull.KEEP
-        wanted = used if keep else used - self._without_room
+        leaving = asked - used
+        wanted = (used if keep else used - self._without_room) | leaving
+        self.lingering = bool(leaving & (self._held.keys() | self._made.keys()))
         for number in self._held.keys() - wanted:
             for key in self._held.pop(number).keys:
                 self._rows.want(key, None)
         for number in wanted & self._made.keys():
-            if number not in self.unfit or not keep:
+            if number not in self._without_room and not (keep and number in self.unfit):
                 self._want_set(number, *self._made[number])
 
     def _blocks(self, number: int, value: PolicySet) -> tuple[PolicySet, SetBlocks]:

@@ -118,11 +118,26 @@ def command(lab: Lab, pod: str, jobs: Sequence[dict[str, Any]], *, namespace: st
     return bound_to_parent(tuple(inside), namespace=None)
 
 
+def command_in(network_namespace: str, jobs: Sequence[dict[str, Any]]) -> list[str]:
+    """The same in a network namespace, such as a host's."""
+    return bound_to_parent(tuple(program(jobs)), namespace=network_namespace)
+
+
 @asynccontextmanager
 async def traffic(lab: Lab, namespace: str, **jobs: Sequence[dict[str, Any]]) -> AsyncIterator[Traffic]:
     """Jobs by pod, running inside the context, each with a first try. Pods' hyphens are written ``_``."""
-    seen = Traffic({job["id"]: [] for each in jobs.values() for job in each})
-    assert len(seen.tries) == sum(map(len, jobs.values())), "ids of jobs must differ"
+    names = {pod: pod.replace("_", "-") for pod in jobs}
+    commands = [command(lab, names[pod], each, namespace=namespace) for pod, each in jobs.items()]
+    ids = [job["id"] for each in jobs.values() for job in each]
+    async with traffic_of(commands, ids=ids) as seen:
+        yield seen
+
+
+@asynccontextmanager
+async def traffic_of(commands: Sequence[list[str]], *, ids: Sequence[str]) -> AsyncIterator[Traffic]:
+    """Commands that do jobs, wherever that is, running inside the context; each job with a first try."""
+    seen = Traffic({id: [] for id in ids})
+    assert len(seen.tries) == len(ids), "ids of jobs must differ"
     processes = []
     readers = []
 
@@ -132,12 +147,11 @@ async def traffic(lab: Lab, namespace: str, **jobs: Sequence[dict[str, Any]]) ->
             seen.tries[each.id].append(each)
 
     try:
-        for pod, each in jobs.items():
-            argv = command(lab, pod.replace("_", "-"), each, namespace=namespace)
+        for argv in commands:
             process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
             processes.append(process)
             assert process.stdout is not None
-            readers.append(asyncio.create_task(read(process.stdout), name=f"traffic of {pod}"))
+            readers.append(asyncio.create_task(read(process.stdout), name=f"traffic {process.pid}"))
         await eventually(lambda: all(seen.tries.values()))
         yield seen
     finally:
@@ -155,8 +169,7 @@ async def tried(lab: Lab, pod: str, *jobs: dict[str, Any], namespace: str = "def
 
 async def tried_in(network_namespace: str, *jobs: dict[str, Any]) -> list[Try]:
     """The same from a network namespace."""
-    argv = bound_to_parent(tuple(program(_once(jobs))), namespace=network_namespace)
-    return await _finished(argv)
+    return await _finished(command_in(network_namespace, _once(jobs)))
 
 
 def _once(jobs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -318,8 +318,10 @@ class Lab:
                 raise AssertionError(f"after {seconds:g} s: " + "; ".join(problems)) from None
 
     @asynccontextmanager
-    async def heard(self, subject: str) -> AsyncIterator[list[dict[str, Any]]]:
-        """What an ordinary NATS client with the reader's password hears, from now on."""
+    async def heard(
+        self, subject: str, *, keep: Callable[[dict[str, Any]], bool] = lambda message: True
+    ) -> AsyncIterator[list[dict[str, Any]]]:
+        """What an ordinary NATS client with the reader's password hears and keeps, from now on."""
         found: list[dict[str, Any]] = []
         layout = NatsLayout.below(self.names.nats)
         connection = await nats.connect(
@@ -330,7 +332,9 @@ class Lab:
         )
 
         async def take(message: Any) -> None:
-            found.append(json.loads(message.data))
+            told = json.loads(message.data)
+            if keep(told):
+                found.append(told)
 
         try:
             await connection.subscribe(f"stentor.{self.name}.{subject}", cb=take)

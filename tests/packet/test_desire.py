@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.datapath.kernel.layout import ENDPOINT_READY, PEER, SET_OPEN, prefix_key
+from services.datapath.kernel.layout import ENDPOINT_READY, PEER, ROW_KEY, SET_OPEN, prefix_key
 from services.datapath.kernel.loader import Loaded
 from shared.bus import Batch
 from shared.contract.base import Direction, Identity, Message, Protocol, SetId
@@ -213,8 +213,36 @@ def test_an_address_that_changed_hands_during_a_restart_has_nothing_of_its_prede
 
     kernel.restart()
     kernel.desire.take_ipcache(kernel.batch(remote(301, pod="new"), snapshot=True))
+    kernel.policy(300)
     assert kernel.address(REMOTE_IP) is None
     kernel.policy(300, 301)
+    assert kernel.address(REMOTE_IP) == (0, 301)
+
+
+def test_an_address_that_changed_hands_during_a_restart_does_not_wait_for_a_commit_that_does_not_come(
+    kernel: Kernel,
+) -> None:
+    kernel.policy(300)
+    kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
+    assert kernel.address(REMOTE_IP) == (0, 300)
+
+    kernel.restart()
+    kernel.desire.take_ipcache(kernel.batch(remote(301, pod="new"), snapshot=True))
+    kernel.desire.begin()
+    assert kernel.address(REMOTE_IP) is None
+
+
+def test_a_pod_that_got_new_labels_during_a_restart_is_not_cut_off_until_the_first_commit(
+    kernel: Kernel,
+) -> None:
+    kernel.policy(300)
+    kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
+    assert kernel.address(REMOTE_IP) == (0, 300)
+
+    kernel.restart()
+    kernel.desire.take_ipcache(kernel.batch(remote(301), snapshot=True))
+    assert kernel.address(REMOTE_IP) == (0, 300)
+    kernel.policy(301)
     assert kernel.address(REMOTE_IP) == (0, 301)
 
 
@@ -224,6 +252,45 @@ def test_a_pod_is_not_ready_while_its_address_is_its_predecessors(kernel: Kernel
     former = IpEntry(ip=POD_IP, identity=Identity(300), node=NODE, namespace="shop", pod="db-former")
     kernel.desire.take_ipcache(kernel.batch({ip_key(POD_IP): former}))
     assert "not published in the ipcache" in kernel.desire.readiness(LOCAL).reason
+
+
+def test_a_set_that_a_pod_leaves_has_rows_for_new_classes_until_it_has_left(kernel: Kernel) -> None:
+    def publish(chosen: int, **classes: int) -> None:
+        values: dict[str, Message | None] = {}
+        for name, peer in classes.items():
+            number = int(name.removeprefix("set"))
+            values[f"set.{number:016x}"] = PolicySet(
+                id=SetId(f"{number:016x}"),
+                direction=Direction.INGRESS,
+                policies=(),
+                rules=(),
+                default=Row(),
+                rows={peer_class(peer): Row(rule=1)},
+            )
+        values["identity.300"] = IdentityPolicy(
+            identity=Identity(300), peer_class=peer_class(300), ingress=SetId(f"{chosen:016x}")
+        )
+        assert kernel.desire.take_policy(kernel.batch({**values, "commit": COMMIT}))
+
+    def rows() -> set[tuple[int, int]]:
+        return {ROW_KEY.unpack(key)[:2] for key in kernel.state.rows.known()}
+
+    publish(10, set10=1)
+    enter_local(kernel, 300)
+    assert kernel.endpoint() == (10, SET_OPEN, 17, 300, ENDPOINT_READY)
+    assert rows() == {(10, 0), (10, 1)}
+
+    # Peers flip from class 1 to 2 before the pod flips from set 10 to 11.
+    publish(11, set10=2, set11=2)
+    kernel.desire.want_local()
+    kernel.state.rows.write()
+    assert {(10, 2), (11, 2)} <= rows()
+    assert kernel.desire.lingering
+    assert kernel.state.apply().problems == ()
+
+    assert kernel.endpoint() == (11, SET_OPEN, 17, 300, ENDPOINT_READY)
+    assert rows() == {(11, 0), (11, 2)}
+    assert not kernel.desire.lingering
 
 
 def test_an_open_pod_is_closed_by_a_policy_that_does_not_fit(kernel: Kernel) -> None:

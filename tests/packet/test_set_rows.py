@@ -46,7 +46,7 @@ class Kernel:
     def holds(self, used: set[int]) -> set[tuple[int, int]]:
         """Set and class of the rows that the kernel holds once these sets are used."""
         self.rows.choose(used, asked=set())
-        self.rows.want(used)
+        self.rows.want(used, asked=set())
         assert self.state.apply().problems == ()
         with closing(self.in_kernel()) as rows:
             return {ROW_KEY.unpack(key)[:2] for key, _ in rows.items()}

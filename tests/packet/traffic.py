@@ -9,8 +9,8 @@ Kinds:
 
 * ``new``: a TCP connection of its own and one HTTP request for each try, begun every ``every`` seconds
   whether or not the one before has ended. ``resent`` counts segments that TCP had to send again.
-* ``kept``: one TCP connection, one HTTP request for each try, one after the other. When it breaks, the last
-  line says so and the job ends.
+* ``kept``: one TCP connection, one HTTP request for each try, one after the other; ``resent`` counts from the
+  connection's beginning. When it breaks, the last line says so and the job ends.
 * ``udp``: a socket of its own and one datagram of ``size`` bytes for each try.
 * ``flow``: the same, all from one socket.
 * ``sctp``: an SCTP INIT for each try, sent again until an answer comes. It is never ``open``: that it came
@@ -112,10 +112,14 @@ async def connect_once(job: Job) -> Told:
     with made(socket.SOCK_STREAM, ip=job["ip"]) as connection:
         await loop.sock_connect(connection, (job["ip"], job["port"]))
         await loop.sock_sendall(connection, REQUEST)
-        answer = await receive_answer(connection)
-        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_TOTAL_RETRANS + 4)
-        (resent,) = struct.unpack_from("=I", info, TCP_INFO_TOTAL_RETRANS)
-        return {"answer": answer, "resent": resent}
+        return {"answer": await receive_answer(connection), "resent": resent(connection)}
+
+
+def resent(connection: socket.socket) -> int:
+    """Segments that TCP had to send again on a connection, its SYN included."""
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_TOTAL_RETRANS + 4)
+    (count,) = struct.unpack_from("=I", info, TCP_INFO_TOTAL_RETRANS)
+    return int(count)
 
 
 async def ask_by_datagram(job: Job, client: socket.socket) -> Told:
@@ -238,7 +242,7 @@ async def keep(job: Job) -> None:
 
         async def ask() -> Told:
             await loop.sock_sendall(connection, REQUEST)
-            return {"answer": await receive_answer(connection)}
+            return {"answer": await receive_answer(connection), "resent": resent(connection)}
 
         outcome = await judged(job, open_it)
         while outcome == "open":
