@@ -14,12 +14,21 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 from services.datapath.realise import Realiser
-from shared.bus import Batch, Bus, patiently
+from shared.bus import Batch, BucketStore, Bus, patiently
 from shared.contract.identity import EndpointRecord, IdentityRecord, IpEntry, NodeRecord
 from shared.contract.names import Bucket, token
 from shared.contract.policy import POLICY_TYPES
 from shared.contract.service import SERVICE_TYPES
 from shared.service import Runtime
+
+_TYPES: dict[Bucket, Any] = {
+    Bucket.IDENTITIES: IdentityRecord,
+    Bucket.NODES: NodeRecord,
+    Bucket.IPCACHE: IpEntry,
+    Bucket.ENDPOINTS: EndpointRecord,
+    Bucket.POLICY: POLICY_TYPES,
+    Bucket.SERVICES: SERVICE_TYPES,
+}
 
 _COMMITTED = (Bucket.POLICY, Bucket.SERVICES)
 
@@ -33,15 +42,45 @@ _SETTLE_SECONDS = 10.0
 """In which the identity service, which writes all it knows at once, fills a bucket that NATS has lost."""
 
 
+Reading = dict[Bucket, AsyncGenerator[Batch[Any], None]]
+"""What comes of each bucket."""
+
+
+async def read_ahead(bus: Bus, *, node: str) -> Reading:
+    """Begins to read all buckets, while programs are compiled; nothing is taken before those are there."""
+    prefixes = {Bucket.ENDPOINTS: f"{token(node)}.>"}
+    reading: Reading = {}
+    for bucket, as_type in _TYPES.items():
+        store: BucketStore[Any] = await bus.bucket(bucket, as_type=as_type)
+        reading[bucket] = _ahead(store.follow(prefix=prefixes.get(bucket, ">")))
+    return reading
+
+
+def _ahead(batches: AsyncGenerator[Batch[Any], None]) -> AsyncGenerator[Batch[Any], None]:
+    first = asyncio.ensure_future(anext(batches))
+
+    async def everything() -> AsyncGenerator[Batch[Any], None]:
+        try:
+            yield await first
+            async for batch in batches:
+                yield batch
+        finally:
+            first.cancel()
+            await asyncio.wait([first])
+            await batches.aclose()
+
+    return everything()
+
+
 class Followers:
     """The tasks that follow; :meth:`start` them once the kernel is there."""
 
-    def __init__(self, runtime: Runtime, realiser: Realiser, *, node: str) -> None:
+    def __init__(self, runtime: Runtime, realiser: Realiser, *, reading: Reading) -> None:
         self.identities: dict[int, IdentityRecord] = {}
         """Bucket ``identities``: labels for flows."""
         self._runtime = runtime
         self._realiser = realiser
-        self._node = node
+        self._reading = reading
         self._on_nodes: Callable[[], None] = lambda: None
         self._spoken = {bucket: asyncio.Event() for bucket in _SETTLING}
 
@@ -49,31 +88,20 @@ class Followers:
         """``call`` after every change of the bucket ``nodes``."""
         self._on_nodes = call
 
-    async def start(self, bus: Bus) -> None:
-        """Begins to follow all buckets."""
+    def start(self) -> None:
+        """Begins to take what comes of all buckets."""
         desire = self._realiser.desire
-        await self._follow(bus, Bucket.IDENTITIES, IdentityRecord, self._take_identities)
-        await self._follow(bus, Bucket.NODES, NodeRecord, self._take_nodes)
-        await self._follow(bus, Bucket.IPCACHE, IpEntry, self._take_ipcache)
-        await self._follow(
-            bus, Bucket.ENDPOINTS, EndpointRecord, desire.take_endpoints, prefix=f"{token(self._node)}.>"
-        )
-        await self._follow(bus, Bucket.POLICY, POLICY_TYPES, desire.take_policy)
-        await self._follow(bus, Bucket.SERVICES, SERVICE_TYPES, desire.services.take)
+        self._follow(Bucket.IDENTITIES, self._take_identities)
+        self._follow(Bucket.NODES, self._take_nodes)
+        self._follow(Bucket.IPCACHE, self._take_ipcache)
+        self._follow(Bucket.ENDPOINTS, desire.take_endpoints)
+        self._follow(Bucket.POLICY, desire.take_policy)
+        self._follow(Bucket.SERVICES, desire.services.take)
         self._runtime.start("begin", self._begin())
         self._runtime.start("settle", self._settle())
 
-    async def _follow(
-        self,
-        bus: Bus,
-        bucket: Bucket,
-        as_type: Any,
-        take: Callable[[Batch[Any]], bool | None],
-        *,
-        prefix: str = ">",
-    ) -> None:
-        store = await bus.bucket(bucket, as_type=as_type)
-        batches: AsyncGenerator[Batch[Any], None] = store.follow(prefix=prefix)
+    def _follow(self, bucket: Bucket, take: Callable[[Batch[Any]], bool | None]) -> None:
+        batches = self._reading[bucket]
         if bucket not in _COMMITTED:
             batches = patiently(batches)
         self._runtime.health.set_not_ready(bucket, "nothing has come from NATS yet")

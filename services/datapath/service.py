@@ -1,8 +1,8 @@
 """Puts the datapath together: kernel, followers, CNI, flows and reports, each a named task of the runtime.
 
 Order of a start: the kernel's programs and maps are opened (or compiled), pods known from before are entered
-with what the kernel holds for them, enforcement is on, and only then buckets are followed and CNI is served.
-At no point is a pod with a policy without it.
+with what the kernel holds for them, enforcement is on, and only then what buckets say is taken and CNI is
+served. At no point is a pod with a policy without it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from services.datapath.claims import Claims
 from services.datapath.cni import CniServer
 from services.datapath.endpoints import EndpointRegistry
 from services.datapath.flows import FlowPublisher, FlowViews
-from services.datapath.follow import Followers
+from services.datapath.follow import Followers, read_ahead
 from services.datapath.intake import EventIntake
 from services.datapath.ipam import HostLocalIpam
 from services.datapath.kernel.build import RINGS
@@ -93,6 +93,7 @@ async def main(runtime: Runtime) -> None:
     if not node:
         raise SystemExit("--node is missing: the name of this Kubernetes node")
     make_directory(options.state_dir / "endpoints")
+    reading = await read_ahead(runtime.bus, node=node)
     loaded = await load(bpffs=options.bpffs, sizes=map_sizes(options.map_size))
     kernel = KernelState(loaded.maps)
     kernel.set_mac(bytes.fromhex(HOST_MAC.replace(":", "")))
@@ -158,7 +159,7 @@ async def main(runtime: Runtime) -> None:
     }
     await node_network.start()
 
-    followers = Followers(runtime, realiser, node=node)
+    followers = Followers(runtime, realiser, reading=reading)
     followers.on_nodes(node_network.trigger)
     views = FlowViews(
         ipcache=realiser.desire.ipcache,
@@ -188,7 +189,7 @@ async def main(runtime: Runtime) -> None:
         runtime.start("conntrack", realiser.collect(seconds=_COLLECT_SECONDS))
         runtime.start("flows", flows.run())
         runtime.start("events", intake.run())
-        await followers.start(runtime.bus)
+        followers.start()
         await cni.run()
     finally:
         intake.close()

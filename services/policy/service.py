@@ -48,6 +48,9 @@ log = logging.getLogger(__name__)
 
 _PART = "publication"
 _TURN_SECONDS = 1.0
+_VERIFY_SECONDS = 2.0
+_DOUBTS = 3
+"""Readings of the bucket in vain, until a publication waits for one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +96,8 @@ class PolicyService:
         self._sources = Sources(runtime, on_change=self._reconciler.trigger)
         self._turn = Turn(patience=_TURN_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - replicas differ
         self._upkeep = Upkeep(every=options.verify)
+        self._verifier = Reconciler("verify policy", self._verify, interval=1.0, resync=None)
+        self._doubts = 0
         self._forestalled = Forestalled()
 
     async def run(self) -> None:
@@ -113,6 +118,7 @@ class PolicyService:
         sources.follow(Bucket.POLICY, self._store.follow(), self._take_published)
         sources.watch(await runtime.kubernetes(), NETWORK_POLICIES, inputs.take_policies)
         runtime.start("compact buckets", keep_compact([self._store, self._status_store, realised]))
+        runtime.start("verify", self._verifier.run())
         await self._reconciler.run()
 
     # ---- the own bucket
@@ -133,15 +139,31 @@ class PolicyService:
             self._planner.adopt(published)
 
     async def _verify(self) -> None:
-        """Read the buckets anew: what vanished from them without a word is published again."""
+        """Read the buckets anew: what vanished from them without a word is published again.
+
+        That takes long when they are large, and publications go on meanwhile. When there always was one
+        while the bucket was read, the next one waits.
+        """
+        if await self._verify_bucket():
+            self._doubts = 0
+        else:
+            self._doubts += 1
+            self._verifier.trigger()
+        self._reconciler.trigger()
+
+    async def _verify_bucket(self) -> bool:
+        """Whether the bucket could be compared: nothing was published while it was read."""
         stored = Published.of(await read_now(self._store))
         published = self._planner.published
-        if stored.known == published.known and not stored.holds_the_same(published):
+        if stored.known != published.known:
+            return False
+        if not stored.holds_the_same(published):
             log.warning("the policy bucket does not hold what was published; it is put right")
             self._planner.adopt(stored)
         if batch := await read_if_unlike(self._status_store, self._statuses.mirror):
             self._statuses.take(batch)
         self._statuses.recheck()
+        return True
 
     # ---- publication
 
@@ -153,7 +175,10 @@ class PolicyService:
             return
         loop = asyncio.get_running_loop()
         if self._upkeep.due(current=self._sources.current):
-            await self._verify()
+            # What is to be published now would move under the reader.
+            self._verifier.trigger_at(loop.time() + _VERIFY_SECONDS)
+        if self._doubts > _DOUBTS and await self._verify_bucket():
+            self._doubts = 0
         # Inputs go on arriving while the publication is under way: what is said of it is noted before.
         began = time.perf_counter()
         known = self._planner.published.known

@@ -30,10 +30,19 @@ class Health:
         self._started = time.monotonic()
         self._parts: dict[str, str] = {}
         self._checks: dict[str, Callable[[], str]] = {}
+        self._on_ready: list[Callable[[], None]] = []
 
     def set_ready(self, part: str) -> None:
         """The part works."""
         self._parts[part] = ""
+        if self._on_ready and self.ready:
+            calls, self._on_ready = self._on_ready, []
+            for call in calls:
+                call()
+
+    def on_ready(self, call: Callable[[], None]) -> None:
+        """``call`` once, when a part's becoming ready makes the service so for the first time from now on."""
+        self._on_ready.append(call)
 
     def set_not_ready(self, part: str, reason: str) -> None:
         """The part does not work; ``reason`` is a sentence for operators."""

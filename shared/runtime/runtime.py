@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -99,6 +100,9 @@ class Runtime:
             cleanup.push_async_callback(self.bus.close)
             await self.bus.answer(health_subject(cluster=self.bus.cluster), self.health.report)
             self.start("nats", self.bus.watch())
+            # What was read by then stays, and of a large cluster that is so much that a collection that looks
+            # through all of it would hold up everything for most of a second.
+            self.health.on_ready(gc.freeze)
             await main(self)
             for task in self._started:
                 task.cancel()
