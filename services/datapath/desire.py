@@ -83,6 +83,7 @@ class Desire:
         self._pod_space: tuple[IPv4Network | IPv6Network, ...] | None = None
         self._withheld: dict[int, set[str]] = {}
         self._when_full = when_full
+        self._last_wanted: dict[FamilyState, dict[bytes, bytes]] = {}
         self._rows = SetRows(kernel.rows, published=self._published_set, when_full=when_full)
 
     @property
@@ -356,9 +357,12 @@ class Desire:
         self._rows.choose(_sets_of(wanted), asked=asked)
         if self._rows.unfit and self._when_full is WhenFull.KEEP:
             for family, entries in wanted.items():
+                before = self._last_wanted.get(family, {})
                 for key, value in entries.items():
-                    entries[key] = self._kept_sets(value, held=family.endpoints.get(key))
+                    # What this process wanted, for somebody else may have changed the kernel since.
+                    entries[key] = self._kept_sets(value, held=before.get(key) or family.endpoints.get(key))
         self._rows.want(_sets_of(wanted), asked=asked)
+        self._last_wanted = wanted
 
     def _kept_sets(self, value: bytes, *, held: bytes | None) -> bytes:
         """An endpoint with what it has in the kernel in place of sets that do not fit."""

@@ -185,6 +185,7 @@ class Realiser:
                 pass  # time to try again
             self._wanted.clear()
             applied = await self._apply()
+            await self._tell_news()
             if applied.problems:
                 log.warning("the kernel does not hold the desired state: %s", "; ".join(applied.problems))
             # What has gone in this application may have made room for the next.
@@ -246,11 +247,15 @@ class Realiser:
                 self._wanted.set()
         async with self._applied:
             self._applied.notify_all()
-        unfit = frozenset(self.desire.unfit_sets)
-        news, self._told_unfit = unfit - self._told_unfit, unfit
-        for each in sorted(news, key=lambda one: one.id):
-            await self._tell_unfit(each)
         return applied
+
+    async def _tell_news(self) -> None:
+        """Says aloud which policy sets do not fit, once each until they do."""
+        unfit = frozenset(self.desire.unfit_sets)
+        self._told_unfit &= unfit
+        for each in sorted(unfit - self._told_unfit, key=lambda one: one.id):
+            await self._tell_unfit(each)
+            self._told_unfit |= {each}
 
     def _pod_links(self) -> list[int]:
         return [*self.endpoints_by_ifindex, *self.desire.unknown_links.values()]

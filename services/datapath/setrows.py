@@ -69,17 +69,16 @@ class SetRows:
         self._made = {number: self._blocks(number, value) for number, value in published.items()}
         self.unfit = {}
         self._without_room = set()
-        room = self._rows.capacity
-        room -= sum(len(self._held[number].keys) for number in concerned if number in self._held)
+        new = {number: self._new_keys(number) for number in self._made}
+        room = self._room(used | asked, wanted=sum(new.values()))
         for number, (value, made) in self._made.items():
-            more = len(made.blocks) - len(self._held.get(number, _NOTHING).keys)
-            if more > max(room, 0):
+            reason = made.problem
+            if not self._is_kept(made) and new[number] > room:
                 self._without_room.add(number)
                 size = f"map {self._rows.name} has {self._rows.capacity} entries"
                 reason = f"{size} and room for no more; restart with a larger --map-size"
-            else:
-                room -= more
-                reason = made.problem
+            elif not self._is_kept(made):
+                room -= new[number]
             if reason and number in used:
                 self._note(value, reason)
 
@@ -99,6 +98,25 @@ class SetRows:
         for number in wanted & self._made.keys():
             if number not in self._without_room and not (keep and number in self.unfit):
                 self._want_set(number, *self._made[number])
+
+    def _is_kept(self, made: SetBlocks) -> bool:
+        """Whether a set is not written as it does not fit into any map."""
+        return bool(made.problem) and self._when_full is WhenFull.KEEP
+
+    def _new_keys(self, number: int) -> int:
+        """How many entries more a set takes in the kernel, where what it loses goes only later."""
+        value, made = self._made[number]
+        if self._held.get(number, _NOTHING).value is value and not self._rows.pending:
+            return 0
+        return sum(self._rows.get(key) is None for key in made.blocks)
+
+    def _room(self, concerned: Set[int], *, wanted: int) -> int:
+        """Entries that are free, or become so as nobody asks for them; counted exactly if that is needed."""
+        free = self._rows.capacity - len(self._rows)
+        if wanted <= free:
+            return free
+        asked_for = sum(ROW_KEY.unpack(key)[0] in concerned for key in self._rows.known())
+        return self._rows.capacity - asked_for
 
     def _blocks(self, number: int, value: PolicySet) -> tuple[PolicySet, SetBlocks]:
         known = self._made.get(number)

@@ -249,7 +249,8 @@ class _Drafter:
         used = self._used_after()
         held = self._classes.held
         dead = {id for id in held - used if self._context.released(class_name(id))}
-        born = (used - held) | (self._classes.learned & used)
+        # One that was learned and is not used yet would be forgotten as learned: it has its rows now.
+        born = (used - held) | (self._classes.learned - dead)
         self._result.held = (held - dead) | born
         flips = {(old, new) for old, new in targets.values() if old is not None and old != new}
         for value in self._old.values():

@@ -71,6 +71,9 @@ class _Doubted(Generic[M]):
         for key in said:
             self._missing.pop(key, None)
         if batch.snapshot:
+            if self._silent and present:
+                # Its writer has only now begun to fill it.
+                self._missing.clear()
             for key in self._known - present:
                 self._missing.setdefault(key, until)
             self._silent = not present

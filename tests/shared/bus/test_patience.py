@@ -64,6 +64,25 @@ async def test_an_empty_bucket_takes_nothing_back_until_its_writer_speaks() -> N
 
 
 @in_virtual_time
+async def test_an_empty_bucket_that_is_seen_again_half_filled_takes_nothing_back_at_once() -> None:
+    coming: asyncio.Queue[Batch[NodeRecord]] = asyncio.Queue()
+
+    async def batches() -> AsyncGenerator[Batch[NodeRecord], None]:
+        while True:
+            yield await coming.get()
+
+    async with reading(patiently(batches(), seconds=60.0)) as reader:
+        coming.put_nowait(batch(*"abc", snapshot=True))
+        coming.put_nowait(batch(snapshot=True))
+        await pass_time(86_400)
+        coming.put_nowait(batch("b", snapshot=True))
+        await pass_time(59)
+        assert set(reader.state) == set("abc")
+        await pass_time(2)
+        assert set(reader.state) == {"b"}
+
+
+@in_virtual_time
 async def test_what_was_deleted_and_put_anew_in_one_batch_is_known_and_goes_with_its_bucket() -> None:
     coming: asyncio.Queue[Batch[NodeRecord]] = asyncio.Queue()
 
