@@ -117,6 +117,7 @@ async def test_policy_json(world: World, stentor: Run) -> None:
         "realised": 1,
         "nodes": 2,
         "errors": [],
+        "problems": [],
     }
     assert (bad["accepted"], bad["realised"]) == (False, 0)
     assert bad["errors"] == [
