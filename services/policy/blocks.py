@@ -59,18 +59,29 @@ class Prefix(NamedTuple):
         )
 
 
-@dataclass(slots=True)
-class _InForce:
-    term: BlockTerm
+class Block(NamedTuple):
+    """A block as prefixes."""
+
     cidr: Prefix
     excepts: tuple[Prefix, ...]
-    holders: int = 1
+
+    @classmethod
+    def of(cls, term: BlockTerm) -> Self:
+        """From its text."""
+        return cls(Prefix.of_cidr(term.cidr), tuple(map(Prefix.of_cidr, term.excepts)))
 
     def covers(self, prefix: Prefix) -> bool:
         """Whether every address of ``prefix`` is in the block."""
         return self.cidr.covers(prefix) and not any(
             item.covers(prefix) or prefix.covers(item) for item in self.excepts
         )
+
+
+@dataclass(slots=True)
+class _InForce:
+    term: BlockTerm
+    block: Block
+    holders: int = 1
 
 
 class Blocks:
@@ -102,9 +113,9 @@ class Blocks:
         if known is not None:
             known.holders += 1
             return False
-        cidr = Prefix.of_cidr(selector.term.cidr)
-        excepts = tuple(Prefix.of_cidr(item) for item in selector.term.excepts)
-        self._in_force[selector.id] = _InForce(selector.term, cidr, excepts)
+        block = Block.of(selector.term)
+        cidr, excepts = block
+        self._in_force[selector.id] = _InForce(selector.term, block)
         self._includes[cidr].add(selector.id)
         self._texts[cidr] = selector.term.cidr
         for prefix, text in zip(excepts, selector.term.excepts, strict=True):
@@ -120,10 +131,11 @@ class Blocks:
         if known.holders:
             return False
         del self._in_force[selector.id]
-        discard(self._includes, known.cidr, selector.id)
-        for prefix in known.excepts:
+        cidr, excepts = known.block
+        discard(self._includes, cidr, selector.id)
+        for prefix in excepts:
             discard(self._excludes, prefix, selector.id)
-        for prefix in (known.cidr, *known.excepts):
+        for prefix in (cidr, *excepts):
             if prefix not in self._includes and prefix not in self._excludes:
                 self._texts.pop(prefix, None)
         self._count_lengths()
@@ -151,9 +163,7 @@ class Blocks:
         prefixes = tuple(space)
         if len({prefix.version for prefix in prefixes}) != 1:
             return frozenset()
-        return frozenset(
-            id for id, block in self._in_force.items() if all(block.covers(prefix) for prefix in prefixes)
-        )
+        return frozenset(id for id, known in self._in_force.items() if all(map(known.block.covers, prefixes)))
 
     def _count_lengths(self) -> None:
         lengths: dict[int, set[int]] = {4: set(), 6: set()}

@@ -17,10 +17,10 @@ from typing import NamedTuple
 from services.policy.blocks import Blocks, Prefix
 from services.policy.errors import HashCollision
 from services.policy.ids import NO_SELECTOR, Element, Signature
-from services.policy.labels import LabelIndex, labels_of
+from services.policy.labels import LabelIndex, Labels, labels_of
 from services.policy.matcher import Matcher
 from services.policy.model import BlockSelector, PeerSelector, Policy
-from services.policy.names import CalledNames, bound, called
+from services.policy.names import CalledNames, Numbers, bound, called
 from services.policy.podspace import PodSpace
 from services.policy.sets import CompiledSet, SetTable
 from shared.contract.base import Direction, Identity, SetId
@@ -232,9 +232,23 @@ class Compiler:
         self._space.set_node(node, pod_cidrs)
         self._space_changed = True
 
-    def has_address(self, ip: str) -> bool:
-        """Whether the ipcache holds an address."""
-        return ip in self._addresses
+    def labels(self, identity: Identity) -> Labels | None:
+        """The labels of an identity, None when it is not known or reserved."""
+        return self._index.labels.get(identity)
+
+    def numbers(self, identity: Identity) -> Numbers:
+        """The named ports of an identity."""
+        return self._names.numbers(identity)
+
+    @property
+    def space(self) -> frozenset[Prefix]:
+        """The pods' addresses."""
+        return self._space.prefixes
+
+    def identity_at(self, ip: str) -> Identity | None:
+        """The identity that the ipcache gives an address, if it holds it."""
+        address = self._addresses.get(ip)
+        return None if address is None else address.identity
 
     def address_signature(self, ip: str, identity: Identity) -> Signature | None:
         """The signature of an address, None when the ipcache does not give it to this identity."""

@@ -7,9 +7,12 @@ may come from any commit that is not released yet. So this holds for every publi
 * each member (identity, address, prefix) flips to a class that says the same as its published class to every
   *old* set (published, not desired, not released) and the same as its desired class to every desired set.
   That is its desired signature with those selectors of its published class that only old sets ask for;
-* old sets get, for the class a member flips to, the row that they have for the class it comes from. Where two
-  members would meet in one class but old sets tell them apart, which can only be when this process does
-  not know the old sets' selectors, the published class itself becomes part of the new signature;
+* a member that comes, or an address whose pod got other labels, has no published class to go by. Its class
+  is what the old sets' own selectors make of it, too;
+* old sets get the rows of new classes from their own selectors, like others. Those that this process has not
+  compiled, as they are older than it, get for the class a member flips to the row of the class it comes from;
+  and where two members would meet in one class but such sets tell them apart, or say something else of the
+  class already, the published class itself becomes part of the new signature;
 * what is not desired any more stays until it is released. An address or prefix entry is retired only while
   it says what is said without it, so it does not matter whether it leaves before or after other flips.
 
@@ -18,21 +21,32 @@ Once nothing old is left, the same step leads to the desired state exactly.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from services.policy.blocks import Prefix
 from services.policy.classes import ClassesByElement, ClassTable
 from services.policy.compiler import Compiler
 from services.policy.ids import NO_SELECTOR, Element, Signature, was
+from services.policy.oldsets import OldSets
 from services.policy.published import Member, Published, set_key
 from services.policy.sets import Asked, CompiledSet
 from shared.contract.base import ClassId, Identity, Message, SetId
 from shared.contract.policy import AddressClass, CidrClass, IdentityPolicy, PolicySet, Row
 
-Move = tuple[ClassId | None, Signature]
-"""A member's published class (None: it had none) and its desired signature."""
+
+class Move(NamedTuple):
+    """How a member is to change its class."""
+
+    published: ClassId | None
+    """None: it had none."""
+    desired: Signature
+    meets: Signature = NO_SELECTOR
+    """Of a member that is new to the old sets: those of their selectors that match it."""
+    late: bool = False
+    """Whether it is new to them."""
 
 
 def class_name(id: ClassId) -> str:
@@ -49,6 +63,8 @@ class Context:
     classes: ClassTable
     asked_by: Mapping[SetId, Asked]
     """What old sets ask that this process has compiled."""
+    compiled: Mapping[SetId, CompiledSet]
+    """Published sets that this process has compiled."""
     complete: frozenset[SetId]
     """Published sets that have a row for every held class which needs one."""
     needed: frozenset[SetId]
@@ -68,6 +84,10 @@ class Draft:
     """Keys that are not as desired yet."""
     told_apart: dict[SetId, set[Element]] = field(default_factory=dict)
     """New elements by the old set that asks for them."""
+    apart: set[ClassId] = field(default_factory=set)
+    """Classes of which old sets go on saying what they say of the class that members come from."""
+    late: set[ClassId] = field(default_factory=set)
+    """Classes of members that are new to old sets."""
     withheld: set[SetId] = field(default_factory=set)
     """Sets that cannot be stored as they are to be."""
     needed: set[SetId] = field(default_factory=set)
@@ -98,8 +118,7 @@ class _Drafter:
         self._published = context.published
         self._classes = context.classes
         self._result = Draft()
-        self._old: dict[SetId, PolicySet] = {}
-        self._asked: list[Asked] = []
+        self._old = self._old_sets()
 
     def draft(self, scope: Iterable[str] | None) -> Draft:
         published, desired = self._published, self._desired
@@ -112,7 +131,6 @@ class _Drafter:
         staying = {key for key in keys if self._stays(key)}
         self._result.waiting |= staying
         keys -= staying
-        self._find_old_sets()
         targets = self._targets({key: move for key in keys if (move := self._move(key)) is not None})
         self._put_members(keys, targets)
         self._put_sets(targets)
@@ -128,34 +146,44 @@ class _Drafter:
                 return True
             case AddressClass():
                 # An address that is another's by now is not waited for: readers withhold it until then.
-                return not self._desired.has_address(published.ip)
+                return self._desired.identity_at(published.ip) is None
             case CidrClass():
                 return False
 
-    def _find_old_sets(self) -> None:
+    def _old_sets(self) -> OldSets:
+        context = self._context
+        found: dict[SetId, PolicySet] = {}
         for id, value in self._published.sets.items():
             if id in self._desired.sets:
                 continue
             # An identity that is gone was retired no later than its sets, so none is left without them.
-            if self._context.released(set_key(id)) and id not in self._context.needed:
+            if context.released(set_key(id)) and id not in context.needed:
                 self._result.sets[id] = None
             else:
-                self._old[id] = value
-                self._asked += [self._context.asked_by[id]] if id in self._context.asked_by else []
+                found[id] = value
+        return OldSets(
+            found,
+            asked_by=context.asked_by,
+            compiled=context.compiled,
+            desired=context.desired,
+            published=context.published,
+            classes=context.classes,
+        )
 
     def _move(self, key: str) -> Move | None:
         """None when there is no such member, or is to be none."""
         published = self._published.member(key)
         if (identity := self._desired.identities.get(key)) is not None:
-            return (published.peer_class if published else None, identity.signature)
+            if published is not None:
+                return Move(published.peer_class, identity.signature)
+            meets = self._old.match(Identity(int(key.removeprefix("identity."))))
+            return Move(None, identity.signature, meets, late=True)
         if (address := self._desired.addresses.get(key)) is not None:
-            same = isinstance(published, AddressClass) and published.identity == address.identity
-            return (
-                published.peer_class if published and same else self._published.class_of(address.identity),
-                address.signature,
-            )
+            if isinstance(published, AddressClass) and published.identity == address.identity:
+                return Move(published.peer_class, address.signature)
+            return self._late_address(address.ip, address.identity, address.signature)
         if (prefix := self._desired.prefixes.get(key)) is not None:
-            return (
+            return Move(
                 published.peer_class if published else self._published.class_around(prefix.cidr),
                 prefix.signature,
             )
@@ -163,53 +191,63 @@ class _Drafter:
             return None
         match published:
             case AddressClass():
-                signature = self._desired.address_signature(published.ip, published.identity)
-                return None if signature is None else (published.peer_class, signature)
+                return self._move_exception(published)
             case CidrClass():
-                return (published.peer_class, self._desired.prefix_signature(published.cidr))
+                return Move(published.peer_class, self._desired.prefix_signature(published.cidr))
             case _:
                 return None
+
+    def _move_exception(self, published: AddressClass) -> Move | None:
+        """Of an address that is to have no class of its own in the end."""
+        identity = self._desired.identity_at(published.ip)
+        if identity is None:
+            return None
+        signature = self._desired.address_signature(published.ip, identity) or NO_SELECTOR
+        if identity == published.identity:
+            return Move(published.peer_class, signature)
+        # It goes on being set apart from its new identity as long as old sets set it apart.
+        if self._old.match_at(published.ip, identity) == self._old.match(identity):
+            return None
+        return self._late_address(published.ip, identity, signature)
+
+    def _late_address(self, ip: str, identity: Identity, signature: Signature) -> Move:
+        meets = self._old.match_at(ip, identity)
+        return Move(self._published.class_of(identity), signature, meets, late=True)
 
     def _targets(self, moves: Mapping[str, Move]) -> dict[str, tuple[ClassId | None, ClassId]]:
         """Where each member comes from and flips to."""
         distinct = set(moves.values())
-        for _, signature in distinct:
-            self._classes.id_of(signature)  # so that published classes with desired signatures are known
+        for move in distinct:
+            self._classes.id_of(move.desired)  # so that published classes with desired signatures are known
         chosen = {move: self._next_signature(move) for move in distinct}
-        if self._old:
+        if self._old.sets:
             self._tell_apart(chosen)
         ids = {move: self._classes.id_of(signature) for move, signature in chosen.items()}
         for key, move in moves.items():
-            if chosen[move] != move[1]:
+            if chosen[move] != move.desired:
                 self._result.waiting.add(key)
-        return {key: (move[0], ids[move]) for key, move in moves.items()}
+            if move.late:
+                self._result.late.add(ids[move])
+        return {key: (move.published, ids[move]) for key, move in moves.items()}
 
     def _next_signature(self, move: Move) -> Signature:
-        published, desired = move
-        known = self._classes.signature(published) if published is not None else None
-        if known is None or not self._asked:
-            return desired
-        carried = frozenset[Element]().union(*(asked.of(known - desired) for asked in self._asked))
-        return desired.union(element for element in carried if not self._desired.is_live(element))
+        signature = move.desired | move.meets
+        known = self._classes.signature(move.published) if move.published is not None else None
+        return signature if known is None else signature.union(self._old.ask(known - move.desired))
 
     def _tell_apart(self, chosen: dict[Move, Signature]) -> None:
-        sources: defaultdict[Signature, set[ClassId]] = defaultdict(set)
-        for (published, _), signature in chosen.items():
-            if published is not None:
-                sources[signature].add(published)
-        for signature, classes in sources.items():
-            target = self._classes.id_of(signature)
-            first = target if target in self._classes.held else min(classes)
-            apart = {one for one in classes if one != first and self._verdicts(one) != self._verdicts(first)}
-            for move, current in list(chosen.items()):
-                if move[0] is not None and move[0] in apart and current == signature:
-                    element = was(move[0], sequence=self._published.known)
-                    chosen[move] = signature | {element}
-                    for id in self._old:
-                        self._result.told_apart.setdefault(id, set()).add(element)
-
-    def _verdicts(self, peer_class: ClassId) -> tuple[Row | None, ...]:
-        return tuple(value.rows.get(peer_class) for value in self._old.values())
+        for move, signature in chosen.items():
+            if move.published is None:
+                continue
+            resolved = self._old.compiled.keys() if move.late else ()
+            if self._old.say_the_same(move.published, signature, but=resolved):
+                continue
+            element = was(move.published, sequence=self._published.known)
+            chosen[move] = signature | {element}
+            if not move.late:
+                self._result.apart.add(self._classes.id_of(chosen[move]))
+            for id in self._old.sets:
+                self._result.told_apart.setdefault(id, set()).add(element)
 
     def _put_members(self, keys: set[str], targets: Mapping[str, tuple[ClassId | None, ClassId]]) -> None:
         for key in keys:
@@ -239,7 +277,8 @@ class _Drafter:
             return CidrClass(cidr=prefix.cidr, peer_class=peer_class)
         match self._published.member(key):
             case AddressClass() as old:
-                return AddressClass(ip=old.ip, identity=old.identity, peer_class=peer_class)
+                identity_now = self._desired.identity_at(old.ip) or old.identity
+                return AddressClass(ip=old.ip, identity=identity_now, peer_class=peer_class)
             case CidrClass() as old:
                 return CidrClass(cidr=old.cidr, peer_class=peer_class)
             case _:
@@ -253,13 +292,17 @@ class _Drafter:
         born = (used - held) | (self._classes.learned - dead)
         self._result.held = (held - dead) | born
         flips = {(old, new) for old, new in targets.values() if old is not None and old != new}
-        for value in self._old.values():
-            rows = {peer: row for peer, row in value.rows.items() if peer not in dead}
-            for old, new in flips:
-                if new in born and (row := value.rows.get(old)) is not None:
-                    rows[new] = row
-            self._put_set(_with_rows(value, rows))
         fresh = _Born({id: self._classes.signature(id) or NO_SELECTOR for id in born})
+        for id, value in self._old.sets.items():
+            rows = {peer: row for peer, row in value.rows.items() if peer not in dead}
+            copied = born
+            if (known := self._old.compiled.get(id)) is not None:
+                copied = born & (self._result.apart - self._result.late)
+                rows = {peer: row for peer, row in rows.items() if peer not in born} | fresh.rows(known)
+            for old, new in flips:
+                if new in copied:
+                    _copy_row(value.rows, rows, old=old, new=new)
+            self._put_set(_with_rows(value, rows))
         desired = self._desired.sets
         whole = desired.keys() - (self._published.sets.keys() & self._context.complete)
         for id in whole:
@@ -271,7 +314,7 @@ class _Drafter:
             self._put_set(_with_rows(old_set, rows | fresh.rows(desired[id])))
         for key in self._published.unreadable:
             id = SetId(key.removeprefix("set."))
-            if key.startswith("set.") and id not in self._result.sets and id not in self._old:
+            if key.startswith("set.") and id not in self._result.sets and id not in self._old.sets:
                 live = desired.get(id)
                 self._result.sets[id] = None if live is None else self._whole(live, fresh, dead=dead)
 
@@ -327,6 +370,15 @@ class _Born:
 def _rows(compiled: CompiledSet, signatures: Mapping[ClassId, Signature]) -> dict[ClassId, Row]:
     found = ((id, compiled.row(signature)) for id, signature in signatures.items())
     return {id: row for id, row in found if row is not None}
+
+
+def _copy_row(
+    source: Mapping[ClassId, Row], target: dict[ClassId, Row], *, old: ClassId, new: ClassId
+) -> None:
+    if (row := source.get(old)) is not None:
+        target[new] = row
+    else:
+        target.pop(new, None)
 
 
 def _with_rows(value: PolicySet, rows: Mapping[ClassId, Row]) -> PolicySet:

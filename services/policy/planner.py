@@ -20,7 +20,7 @@ from services.policy.draft import Context, Draft, class_name, draft
 from services.policy.errors import HashCollision
 from services.policy.published import Published, set_key
 from services.policy.retirement import Patience, Retirement
-from services.policy.sets import Asked
+from services.policy.sets import Asked, CompiledSet
 from shared.contract.base import Message, SetId
 from shared.contract.names import COMMIT_KEY
 from shared.contract.policy import Commit, IdentityPolicy
@@ -52,6 +52,7 @@ class Planner:
         self._retirement = Retirement(patience)
         self._classes = ClassTable()
         self._asked_by: dict[SetId, Asked] = {}
+        self._compiled: dict[SetId, CompiledSet] = {}
         self._complete: frozenset[SetId] = frozenset()
         self._needed: frozenset[SetId] = frozenset()
         self._waiting: set[str] = set()
@@ -99,6 +100,7 @@ class Planner:
             published=self.published,
             classes=self._classes,
             asked_by=self._asked_by,
+            compiled=self._compiled,
             complete=self._complete,
             needed=self._needed,
             released=lambda name: self._retirement.released(name, realised=realised, now=now),
@@ -187,6 +189,8 @@ class Planner:
             known = self._asked_by.get(id, Asked())
             asked_by[id] = known._replace(selectors=known.selectors | made.told_apart.get(id, set()))
         self._asked_by = asked_by
+        kept = {id: value for id, value in self._compiled.items() if id in self.published.sets}
+        self._compiled = {**kept, **self._desired.sets}
         self._retirement.update(self._retired(), revision=revision, now=now)
 
     def _retired(self) -> Iterator[str]:
@@ -195,7 +199,7 @@ class Planner:
         yield from (class_name(id) for id in self._classes.held - published.class_users.keys())
         yield from published.identities.keys() - desired.identities.keys()
         for key in published.addresses.keys() - desired.addresses.keys():
-            if published.is_redundant(key) or not desired.has_address(published.addresses[key].ip):
+            if published.is_redundant(key) or desired.identity_at(published.addresses[key].ip) is None:
                 yield key
         for key in published.prefixes.keys() - desired.prefixes.keys():
             if published.is_redundant(key):

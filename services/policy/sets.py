@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from services.policy.errors import HashCollision
 from services.policy.ids import NO_SELECTOR, RESERVED_IDS, Element, Signature, content_id
-from services.policy.model import Policy, PortName, Rule
+from services.policy.model import PeerSelector, Policy, PortName, Rule
 from services.policy.names import Numbers, bound
 from services.policy.rows import resolve
 from shared.contract.base import Direction, SetId
@@ -62,6 +62,9 @@ class CompiledSet:
         self._rules: tuple[Rule, ...] = tuple(rule for _, rule in ordered)
         self._for_all = frozenset(number for number, rule in enumerate(self._rules) if rule.peers is None)
         by_selector: defaultdict[Element, set[int]] = defaultdict(set)
+        self.peers: tuple[PeerSelector, ...] = tuple(
+            {peer.id: peer for rule in self._rules for peer in rule.peers or ()}.values()
+        )
         for number, rule in enumerate(self._rules):
             for peer in rule.peers or ():
                 by_selector[peer.id].add(number)
@@ -86,13 +89,38 @@ class CompiledSet:
         return resolve(((rule, self._rules[rule]) for rule in sorted(rules)), numbers=numbers)
 
 
+class SetsByElement:
+    """Sets by what they ask."""
+
+    def __init__(self) -> None:
+        self._asking: defaultdict[Element, set[SetId]] = defaultdict(set)
+        self._naming: dict[SetId, Asked] = {}
+
+    def add(self, compiled: CompiledSet) -> None:
+        """A set."""
+        for element in compiled.asked.selectors:
+            self._asking[element].add(compiled.id)
+        if compiled.asked.names:
+            self._naming[compiled.id] = compiled.asked
+
+    def remove(self, compiled: CompiledSet) -> None:
+        """Forget a set."""
+        self._naming.pop(compiled.id, None)
+        for element in compiled.asked.selectors:
+            discard(self._asking, element, compiled.id)
+
+    def asking(self, elements: Collection[Element]) -> set[SetId]:
+        """The sets to which some of the elements make a difference."""
+        found = set().union(*(self._asking.get(element, ()) for element in elements))
+        return found | {id for id, asked in self._naming.items() if asked.of(elements)}
+
+
 class SetTable:
     """Compiled sets by their policies; holds those that subjects have."""
 
     def __init__(self) -> None:
         self.sets: dict[SetId, CompiledSet] = {}
-        self._asking: defaultdict[Element, set[SetId]] = defaultdict(set)
-        self._naming: set[SetId] = set()
+        self._asking = SetsByElement()
         self._users: defaultdict[SetId, int] = defaultdict(int)
 
     def acquire(self, policies: Sequence[Policy], *, direction: Direction, numbers: Numbers) -> SetId:
@@ -124,22 +152,15 @@ class SetTable:
         self._users[id] -= 1
         if not self._users[id]:
             del self._users[id]
-            asked = self.sets.pop(id).asked
-            self._naming.discard(id)
-            for element in asked.selectors:
-                discard(self._asking, element, id)
+            self._asking.remove(self.sets.pop(id))
 
     def asking(self, elements: Collection[Element]) -> set[SetId]:
         """The sets to which some of the elements make a difference."""
-        found = set().union(*(self._asking.get(element, ()) for element in elements))
-        return found | {id for id in self._naming if self.sets[id].asked.of(elements)}
+        return self._asking.asking(elements)
 
     def _add(self, compiled: CompiledSet) -> None:
         self.sets[compiled.id] = compiled
-        for element in compiled.asked.selectors:
-            self._asking[element].add(compiled.id)
-        if compiled.asked.names:
-            self._naming.add(compiled.id)
+        self._asking.add(compiled)
 
 
 def digests(policies: Sequence[Policy], *, direction: Direction) -> tuple[str, ...]:

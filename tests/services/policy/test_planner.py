@@ -184,6 +184,39 @@ def test_a_set_that_comes_back_has_rows_for_classes_that_came_meanwhile() -> Non
     assert publisher.row(DB, 300).rule == 0
 
 
+def test_a_pod_that_gets_other_labels_while_a_policy_is_edited_meets_the_old_set_as_before() -> None:
+    """Nodes give its address the new identity a moment before their own pods leave the old set."""
+    publisher = Publisher(compiler(let_in("web")))
+    publisher.publish()
+    (old,) = publisher.sets()
+    both = {"podSelector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["web", "www"]}]}}
+    publisher.desired.set_policy(policy(podSelector={}, ingress=[{"from": [both]}]))
+    publisher.desired.set_identity(identity(Identity(300), app="web", version="2"))
+    publisher.publish()
+    assert publisher.sets()[old].rows[publisher.identity(300).peer_class].rule == 0
+    assert publisher.row(DB, 300).rule == 0
+
+
+def test_an_address_set_apart_stays_so_for_the_old_set_when_its_pod_gets_other_labels() -> None:
+    def let_in_from(cidr: str) -> Any:
+        return policy(podSelector={}, ingress=[{"from": [{"ipBlock": {"cidr": cidr}}]}])
+
+    desired = compiler(let_in_from("10.0.1.5/32"))
+    desired.set_address("10.0.1.5", WEB)
+    publisher = Publisher(desired)
+    publisher.publish()
+    (old,) = publisher.sets()
+    desired.set_policy(let_in_from("10.0.2.0/24"))
+    desired.set_address("10.0.1.5", DB)
+    publisher.publish()
+    entry = publisher.bucket["address.10-0-1-5"]
+    assert isinstance(entry, AddressClass)
+    assert entry.identity == DB
+    assert publisher.sets()[old].rows[entry.peer_class].rule == 0
+    (new,) = publisher.sets().keys() - {old}
+    assert entry.peer_class not in publisher.sets()[new].rows
+
+
 def test_a_restart_while_nodes_lag_keeps_what_they_go_by() -> None:
     """The selectors of old sets are not in the bucket: a new process knows their rows alone."""
     publisher = Publisher(compiler(let_in("web")))
@@ -221,8 +254,13 @@ def test_a_class_of_an_earlier_process_that_is_wanted_again_has_its_rows() -> No
     assert again.identity(WEB).peer_class != web_alone
     again.desired.remove_policy(other.ref)
     again.publish()
-    assert again.identity(WEB).peer_class == web_alone
     assert again.row(DB, WEB).rule == 0
+    again.realised = float("inf")
+    for _ in range(3):
+        again.now += 1.5
+        again.publish()
+        assert again.row(DB, WEB).rule == 0
+    assert again.identity(WEB).peer_class == web_alone
 
 
 def test_a_publication_that_broke_off_before_its_commit_is_committed() -> None:
@@ -292,7 +330,7 @@ def test_echoes_of_a_publication_under_way_are_no_news() -> None:
 
 
 def test_an_address_given_to_another_pod_is_not_held_back() -> None:
-    """Readers withhold an address whose entry is of another identity, so the entry goes at once."""
+    """Readers withhold an address whose entry is of another identity, so it becomes its own at once."""
     desired = compiler(policy(podSelector={}, egress=[{"to": [{"ipBlock": {"cidr": "10.0.1.5/32"}}]}]))
     desired.set_address("10.0.1.5", WEB)
     publisher = Publisher(desired)
@@ -303,6 +341,12 @@ def test_an_address_given_to_another_pod_is_not_held_back() -> None:
     assert "address.10-0-1-5" in publisher.bucket
     desired.set_address("10.0.1.5", DB)
     publisher.publish()
+    entry = publisher.bucket["address.10-0-1-5"]
+    assert isinstance(entry, AddressClass)
+    assert entry.identity == DB, "the old set still asks about the address"
+    for _ in range(3):
+        publisher.now += 1.5
+        publisher.publish()
     assert "address.10-0-1-5" not in publisher.bucket
 
 

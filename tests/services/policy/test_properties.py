@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import random
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.policy.compiler import Compiler
@@ -211,6 +211,7 @@ def test_no_step_of_a_publication_breaks_a_verdict(seed: int, steps: int) -> Non
 
 @settings(max_examples=100, deadline=None)
 @given(seed=seeds, steps=st.integers(1, 16))
+@example(seed=1277, steps=14)
 def test_replicas_that_take_over_break_no_verdict(seed: int, steps: int) -> None:
     cluster = live(random.Random(seed), steps=steps, take_over=0.4)
     for node in cluster.nodes:
@@ -219,6 +220,7 @@ def test_replicas_that_take_over_break_no_verdict(seed: int, steps: int) -> None
 
 @settings(max_examples=200, deadline=None)
 @given(seed=seeds, steps=st.integers(1, 16))
+@example(seed=56, steps=16)
 def test_the_published_state_depends_on_the_cluster_alone(seed: int, steps: int) -> None:
     """Whatever happened before, once settled the bucket holds what a first publication would."""
     cluster = live(random.Random(seed), steps=steps)
