@@ -2,9 +2,10 @@
 
 Nothing here touches the kernel: :class:`Desire` calls ``want`` of the mirrors, and somebody else applies.
 Two joins keep packets from meeting half a truth: an address is not entered with an identity whose peer
-class is not known yet (a pod with new labels keeps what it had, whoever is new at an address has nothing),
-nor outside the pods' addresses for which the commit's classes hold; and an endpoint does not become ready
-before its policy sets and its own address are known.
+class is not known yet (a pod with new labels keeps the identity that it had, of which commits go on telling
+the class and the policy; whoever is new at an address has nothing), nor outside the pods' addresses for which
+the commit's classes hold; and an endpoint does not become ready before its policy sets and its own address
+are known.
 """
 
 from __future__ import annotations
@@ -170,21 +171,36 @@ class Desire:
         if own or (entry is not None and entry.node == self._node and not entry.pod):
             self._want_identity(ip, Reserved.HOST)
             return
-        if entry is None:
+        if entry is None and ip not in self._unclaimed:
             self._want_identity(ip, None)
             return
-        override = self._address_classes.get(ip)
-        known = f"identity.{entry.identity}" in self.policy.values
-        if override is None:
-            known = known and (entry.identity < FIRST_ALLOCATED or self._in_pod_space(ip))
-        elif override.identity != entry.identity:
-            known = False
-        if not known:
-            self._withheld.setdefault(entry.identity, set()).add(ip)
+        peer_class = None if entry is None else self._class_at(ip, entry.identity)
+        if entry is None or peer_class is None:
+            if entry is not None:
+                self._withheld.setdefault(entry.identity, set()).add(ip)
+            self._keep(ip)
             return
         self._release(ip, entry.identity)
-        peer_class = int(override.peer_class, 16) if override is not None else 0
         self._want_identity(ip, entry.identity, peer_class=peer_class)
+
+    def _keep(self, ip: str) -> None:
+        """The address stays with the identity that it has, of which a commit may make another class."""
+        held = self._kernel.of(ip).ipcache.wanted(packed(ip))
+        if held is None:
+            return
+        _, identity = PEER.unpack(held)
+        peer_class = self._class_at(ip, identity)
+        if peer_class is not None:
+            self._want_identity(ip, identity, peer_class=peer_class)
+
+    def _class_at(self, ip: str, identity: int) -> int | None:
+        """The class of an identity at an address, 0: as everywhere; None as long as it is not known."""
+        if f"identity.{identity}" not in self.policy.values:
+            return None
+        override = self._address_classes.get(ip)
+        if override is not None:
+            return int(override.peer_class, 16) if override.identity == identity else None
+        return 0 if identity < FIRST_ALLOCATED or self._in_pod_space(ip) else None
 
     def _in_pod_space(self, ip: str) -> bool:
         return self._pod_space is None or any(ip_address(ip) in network for network in self._pod_space)
@@ -324,7 +340,8 @@ class Desire:
     def want_local(self) -> None:
         """Wants endpoints for the local pods, and the rows of their sets.
 
-        A pod whose policy is unknown keeps what it had. Nothing is said of rows before the first commit.
+        A pod whose policy is unknown keeps the identity that it had, and has the policy of that. Nothing is
+        said of rows before the first commit.
         """
         wanted = {family: self._left_alone(family) for family in self._kernel.families}
         for endpoint in self.local.values():
@@ -339,7 +356,8 @@ class Desire:
                     0 if ready.reason else ENDPOINT_READY,
                 )
                 if ready.reason:
-                    value = self._kept(ip, endpoint) or value
+                    kept = self._kept(ip, endpoint)
+                    value = value if kept is None else self._with_sets(kept)
                 wanted[family][key] = value
         if self.policy.spoken:
             self._want_rows(wanted)
@@ -396,13 +414,16 @@ class Desire:
             value = family.endpoints.get(key)
             if value is None or ENDPOINT.unpack(value)[2] not in links:
                 continue
-            _, _, ifindex, identity, flags = ENDPOINT.unpack(value)
-            policy = self.policy.values.get(f"identity.{identity}")
-            if isinstance(policy, IdentityPolicy):
-                ingress, egress = set_number(policy.ingress), set_number(policy.egress)
-                value = ENDPOINT.pack(ingress, egress, ifindex, identity, flags)
-            left[key] = value
+            left[key] = self._with_sets(value)
         return left
+
+    def _with_sets(self, held: bytes) -> bytes:
+        """An endpoint with the sets that the last commit gives to the identity that it has."""
+        _, _, ifindex, identity, flags = ENDPOINT.unpack(held)
+        policy = self.policy.values.get(f"identity.{identity}")
+        if not isinstance(policy, IdentityPolicy):
+            return held
+        return ENDPOINT.pack(set_number(policy.ingress), set_number(policy.egress), ifindex, identity, flags)
 
     def _kept(self, ip: str, endpoint: LocalEndpoint) -> bytes | None:
         held = self._kernel.of(ip).endpoints.get(packed(ip))

@@ -52,15 +52,15 @@ class Kernel:
             numbered.append(Entry(key, value, self._revision))
         return Batch(snapshot=snapshot, entries=tuple(numbered), revision=self._revision, caught_up=True)
 
-    def policy(self, *identities: int, addresses: dict[str, int] | None = None) -> None:
-        """A commit which knows these identities, and the own classes of some addresses."""
+    def policy(self, *identities: int, addresses: dict[str, tuple[int, int] | None] | None = None) -> None:
+        """A commit which knows these identities, and of some addresses the identity and own class."""
         values: dict[str, Message | None] = {
             f"identity.{number}": IdentityPolicy(identity=Identity(number), peer_class=peer_class(number))
             for number in identities
         }
-        for ip, number in (addresses or {}).items():
-            values[f"address.{ip_key(ip)}"] = AddressClass(
-                ip=ip, identity=Identity(number), peer_class=peer_class(9)
+        for ip, own in (addresses or {}).items():
+            values[f"address.{ip_key(ip)}"] = own and AddressClass(
+                ip=ip, identity=Identity(own[0]), peer_class=peer_class(own[1])
             )
         assert self.desire.take_policy(self.batch({**values, "commit": COMMIT}))
 

@@ -60,6 +60,32 @@ def test_a_pod_with_new_labels_keeps_its_identity_until_the_new_one_has_a_class(
     assert kernel.address(REMOTE_IP) == (0, 301)
 
 
+def test_an_address_that_waits_for_its_new_identity_has_the_new_classes_of_the_old_one(
+    kernel: Kernel,
+) -> None:
+    """Sets that come into force meanwhile know only those."""
+    kernel.policy(300, addresses={REMOTE_IP: (300, 7)})
+    kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
+    kernel.desire.take_ipcache(kernel.batch(remote(301)))
+    assert kernel.address(REMOTE_IP) == (7, 300)
+    kernel.policy(300, addresses={REMOTE_IP: (300, 8)})
+    assert kernel.address(REMOTE_IP) == (8, 300)
+    kernel.policy(300, addresses={REMOTE_IP: None})
+    assert kernel.address(REMOTE_IP) == (0, 300)
+    kernel.policy(300, 301, addresses={REMOTE_IP: (301, 9)})
+    assert kernel.address(REMOTE_IP) == (9, 301)
+
+
+def test_a_pod_that_waits_for_its_new_identity_has_the_new_policies_of_the_old_one(kernel: Kernel) -> None:
+    kernel.policy(300)
+    enter_local(kernel, 300)
+    assert kernel.endpoint() == (SET_OPEN, SET_OPEN, 17, 300, ENDPOINT_READY)
+    enter_local(kernel, 301)
+    selected = IdentityPolicy(identity=Identity(300), peer_class=peer_class(300), ingress=SetId(f"{7:016x}"))
+    assert kernel.desire.take_policy(kernel.batch({"identity.300": selected, "commit": COMMIT}))
+    assert kernel.endpoint() == (7, SET_OPEN, 17, 300, ENDPOINT_READY)
+
+
 def test_a_pod_never_has_the_identity_of_the_one_whose_address_it_got(kernel: Kernel) -> None:
     kernel.policy(300)
     kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
@@ -89,6 +115,20 @@ def test_a_restart_keeps_addresses_that_no_bucket_speaks_of_until_the_buckets_ar
     kernel.desire.settle()
     assert kernel.address(REMOTE_IP) is None
     assert set(kernel.state.v4.cidrs.known()) == {prefix_key("10.1.0.0/24")}
+
+
+def test_a_restart_keeps_addresses_with_classes_of_their_own_when_policy_is_read_first(
+    kernel: Kernel,
+) -> None:
+    kernel.policy(300, addresses={REMOTE_IP: (300, 7)})
+    kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
+    assert kernel.address(REMOTE_IP) == (7, 300)
+    kernel.restart()
+    kernel.policy(300, addresses={REMOTE_IP: (300, 8)})
+    assert kernel.address(REMOTE_IP) == (8, 300)
+    kernel.desire.take_ipcache(kernel.batch({}, snapshot=True))
+    kernel.desire.settle()
+    assert kernel.address(REMOTE_IP) is None
 
 
 def test_an_address_that_came_back_in_time_stays(kernel: Kernel) -> None:
@@ -145,14 +185,14 @@ def test_an_address_of_a_pod_cidr_that_nobody_has_is_matched_by_blocks(kernel: K
 
 
 def test_a_pod_is_not_ready_while_its_own_address_is_withheld(kernel: Kernel) -> None:
-    kernel.policy(300, 301, addresses={POD_IP: 300})
+    kernel.policy(300, 301, addresses={POD_IP: (300, 9)})
     enter_local(kernel, 301)
     assert "the class of address" in kernel.desire.readiness(LOCAL).reason
     endpoint = kernel.endpoint()
     assert endpoint is not None
     assert endpoint[4] == 0
 
-    kernel.policy(300, 301, addresses={POD_IP: 301})
+    kernel.policy(300, 301, addresses={POD_IP: (301, 9)})
     assert kernel.endpoint() == (SET_OPEN, SET_OPEN, 17, 301, ENDPOINT_READY)
     assert kernel.address(POD_IP) == (9, 301)
 

@@ -42,7 +42,7 @@ def test_one_outside_has_no_identity_until_a_commit_holds_for_it(kernel: Kernel)
 
 def test_one_with_a_class_of_its_own_needs_no_space_and_nodes_have_none(kernel: Kernel) -> None:
     node = IpEntry(ip=NODE_IP, identity=Identity(6), node="n2")
-    kernel.policy(WEB, 6, addresses={REMOTE_IP: WEB})
+    kernel.policy(WEB, 6, addresses={REMOTE_IP: (WEB, 9)})
     commit(kernel, "10.1.0.0/16")
     kernel.desire.take_ipcache(kernel.batch({**remote(WEB), ip_key(NODE_IP): node}))
     assert kernel.address(REMOTE_IP) == (9, WEB)

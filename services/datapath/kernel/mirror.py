@@ -63,6 +63,10 @@ class Mirror:
         """What the kernel is known to hold for a key."""
         return self._known.get(key)
 
+    def wanted(self, key: bytes) -> bytes | None:
+        """The desired value of a key."""
+        return None if key in self._erasures else self._writes.get(key, self._known.get(key))
+
     def want(self, key: bytes, value: bytes | None) -> None:
         """Makes ``value`` the desired value of a key; None: the key is not to be there."""
         if value is None:
