@@ -9,7 +9,8 @@ import pytest
 from services.datapath.kernel import conntrack
 from services.datapath.kernel.conntrack import Sweep
 from services.datapath.kernel.layout import IPV4
-from tests.packet.mininode import MiniNode
+from tests.packet.craft import ACK, FIN, RST, SYN, ipv4, tcp
+from tests.packet.mininode import MiniNode, Pod
 
 TCP, UDP = 6, 17
 VIRTUAL, OTHER_VIRTUAL = "10.200.0.1", "10.200.0.2"
@@ -31,6 +32,34 @@ async def test_one_source_port_towards_a_server_and_its_services(
 
     assert answer == {"outcome": "open", "answers": [client.ip] * 6}
     assert node.told(dropped=True) == []
+
+
+async def test_a_connection_that_takes_the_place_of_a_former_one_has_nothing_of_it(node: MiniNode) -> None:
+    client, server = await node.add_pod("c", identity=300), await node.add_pod("s", identity=301)
+
+    async def sent(sender: Pod, receiver: Pod, flags: int) -> None:
+        ports = (40000, 80) if sender is client else (80, 40000)
+        packet = ipv4(sender.ip, receiver.ip, TCP, tcp(*ports, flags))
+        assert len(await node.hears(receiver, sender, packet)) == 1
+
+    def held() -> dict[bytes, tuple[int, ...]]:
+        """Entries without the time when they expire, by the source port of their direction."""
+        entries: dict[bytes, tuple[int, ...]] = {}
+        for key, value in node.kernel.v4.connections.items():
+            fields = IPV4.ct_entry.unpack(value)
+            entries[IPV4.tuple_.unpack(key)[2]] = (*fields[:3], *fields[4:])
+        return entries
+
+    await sent(client, server, SYN)
+    opening = held()
+    await sent(server, client, SYN | ACK)
+    await sent(client, server, FIN | ACK)
+    await sent(server, client, RST | ACK)
+    assert held() != opening
+    node.events.clear()
+    await sent(client, server, SYN)
+    assert held() == opening
+    await node.until(lambda: len(node.told(dropped=False)) == 1)
 
 
 async def test_sweep_removes_what_has_expired_and_nothing_else(node: MiniNode) -> None:
