@@ -58,10 +58,12 @@
 #define LIFE_TCP_CLOSING 10
 #define LIFE_OTHER 56
 
-/* Programs for IPv6 in `ipv6_programs`. */
-#define TAIL_FROM_POD 0
-#define TAIL_TO_POD 1
-#define TAIL_FROM_NETWORK 2
+/* Programs in `tail_calls`. */
+#define TAIL_FROM_POD6 0
+#define TAIL_TO_POD6 1
+#define TAIL_FROM_NETWORK6 2
+#define TAIL_UNDECIDED4 3
+#define TAIL_UNDECIDED6 4
 
 /* Types and flags of events. */
 #define EVENT_DROP 1

@@ -21,8 +21,8 @@ BPF_TABLE_PINNED("percpu_array", __u32, __u64, events_lost, 2, PIN_DIR "/events_
 /* Drops, in a ring of their own that forwarded traffic cannot fill. */
 BPF_RINGBUF_OUTPUT(drop_events, EVENT_PAGES);
 
-/* The programs for IPv6, by TAIL_*: each verified by itself, for both families in one would be too much at once. */
-BPF_PROG_ARRAY(ipv6_programs, 4);
+/* Parts of programs, by TAIL_*: each is verified by itself, for a whole path of both families would be too much at once. */
+BPF_PROG_ARRAY(tail_calls, 8);
 
 /* First packets of connections. */
 BPF_RINGBUF_OUTPUT(flow_events, EVENT_PAGES);

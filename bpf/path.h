@@ -2,12 +2,19 @@
  *
  * A packet of a known connection costs one conntrack look-up: the entry holds verdict, translation and target, and is
  * good while its epoch is the node's. Everything else goes through decide(), and while the maps are being changed (an
- * odd epoch) every packet does. */
+ * odd epoch) every packet does. It is in a program of its own, behind a tail call, so that the verifier follows its many
+ * ways once for a family, and not for each place that packets pass. */
 
-/* What is read from a packet. */
+/* What is read from a packet, and what decide() is to know of it; all that a tail call hands over. */
 struct F(parsed) {
 	struct packet packet;
 	struct F(tuple) tuple;
+	__u32 origin; /* as in struct ct_entry */
+	__u32 epoch; /* read before anything else */
+	__u32 now; /* in ticks */
+	__u8 delivering; /* on the way into the pod behind skb->ifindex */
+	__u8 known; /* the tuple has an entry, whose verdict is void */
+	__u8 pad[2];
 };
 
 /* Room for it on each CPU: the verifier then need not follow what is in it, and has the same to verify behind every way
@@ -137,18 +144,68 @@ unknown:
 	packet->inner = 0;
 }
 
-/* Handles one packet. `origin` as in struct ct_entry; `delivering` is set on the way into the pod behind skb->ifindex,
- * where passing means TC_ACT_OK. Returns a tc action. */
+/* Drops a packet and tells it, with what is known of a decision about it. Returns a tc action. */
+static __always_inline int F(refuse)(struct __sk_buff *skb, const struct F(parsed) * parsed,
+				     struct F(decision) * decision, __u32 origin, int reason)
+{
+	if (!decision)
+		return TC_ACT_SHOT;
+	if (!is_pod(origin) && !decision->egress.reason)
+		decision->asked |= EVENT_AT_INGRESS;
+	count_drop(skb, reason, decision->asked & EVENT_AT_INGRESS);
+	F(tell_decision)(skb, &parsed->packet, &parsed->tuple, decision, EVENT_DROP, reason);
+	return TC_ACT_SHOT;
+}
+
+/* Sends a packet on that `entry` lets pass. `decision` is about a new connection, 0: it is known. Returns a tc
+ * action. */
+static __always_inline int F(pass)(struct __sk_buff *skb, struct F(parsed) * parsed, struct F(ct_entry) * entry,
+				   struct F(decision) * decision, __u32 origin, int delivering, __u32 now)
+{
+	struct packet *packet = &parsed->packet;
+	struct F(tuple) *tuple = &parsed->tuple, to;
+	__u32 target = entry->target;
+	int reason, action;
+
+	if (!packet->inner)
+		F(account)(packet, tuple, entry, now);
+	if (packet->fragmented && packet->l4 && !packet->inner)
+		F(expect_fragments)(packet, tuple);
+	to = entry->to;
+	if (entry->flags & CT_TRANSLATE) {
+		if (packet->inner)
+			reason = F(translate_error)(skb, packet, tuple, &to);
+		else
+			reason = F(translate)(skb, packet, tuple, &to);
+		if (reason)
+			return F(refuse)(skb, parsed, decision ? decision : F(begin)(tuple), origin, reason);
+	}
+	/* Only now: what cannot be rewritten is dropped. */
+	if (decision)
+		F(tell_decision)(skb, packet, tuple, decision, EVENT_NEW, 0);
+	if (entry->flags & CT_TRANSLATE)
+		*tuple = to;
+	if (delivering)
+		return TC_ACT_OK;
+	if (target)
+		return bpf_redirect_peer(target, 0);
+	if (!is_pod(origin))
+		return TC_ACT_OK;
+	action = F(route)(skb, tuple);
+	return action < 0 ? F(refuse)(skb, parsed, F(begin)(tuple), origin, -action) : action;
+}
+
+/* Handles one packet, up to decide() if it is not of a known connection. `origin` as in struct ct_entry; `delivering` is
+ * set on the way into the pod behind skb->ifindex, where passing means TC_ACT_OK. Returns a tc action. */
 static __always_inline int F(handle)(struct __sk_buff *skb, __u32 origin, int delivering)
 {
-	struct F(decision) * decision;
+	struct F(ct_entry) *entry = 0;
 	struct F(parsed) * parsed;
 	struct packet *packet;
-	struct F(tuple) * tuple, to;
-	struct F(ct_entry) *entry = 0;
+	struct F(tuple) * tuple;
 	struct node_config *config;
-	__u32 zero = 0, epoch, target, now = now_ticks();
-	int reason, action, fresh = 0, stale = 0;
+	__u32 zero = 0, epoch, now = now_ticks();
+	int reason, stale = 0;
 
 	config = node_config.lookup(&zero);
 	if (!config)
@@ -165,8 +222,7 @@ static __always_inline int F(handle)(struct __sk_buff *skb, __u32 origin, int de
 	if (reason) {
 		if (origin == ORIGIN_NET && !delivering && !F(endpoints).lookup(&tuple->dst))
 			return TC_ACT_OK; /* not for a pod: the stack judges it */
-		decision = F(begin)(tuple);
-		goto drop;
+		return F(refuse)(skb, parsed, F(begin)(tuple), origin, reason);
 	}
 	if (packet->inner)
 		F(find_erroneous)(skb, packet, tuple, origin, now);
@@ -178,61 +234,47 @@ static __always_inline int F(handle)(struct __sk_buff *skb, __u32 origin, int de
 		    (stale && F(outlived)(entry, packet, tuple, origin)))
 			entry = 0;
 	}
+	if (entry && !stale)
+		return F(pass)(skb, parsed, entry, 0, origin, delivering, now);
 	if (!entry && origin == ORIGIN_NET && !delivering && !F(endpoints).lookup(&tuple->dst))
 		return TC_ACT_OK; /* from outside to the node itself */
-	if (!entry || stale) {
-		decision = F(begin)(tuple);
-		if (!decision)
-			return TC_ACT_SHOT;
-		fresh = !entry;
-		reason = F(decide)(skb, packet, tuple, entry, decision, epoch, origin, delivering, now);
-		if (reason)
-			goto drop;
-		entry = F(ct).lookup(tuple);
-		if (!entry) {
-			reason = DROP_CT_MAP_INSERTION_FAILED;
-			goto drop;
-		}
-	}
-	target = entry->target;
-	if (!packet->inner)
-		F(account)(packet, tuple, entry, now);
-	if (packet->fragmented && packet->l4 && !packet->inner)
-		F(expect_fragments)(packet, tuple);
-	to = entry->to;
-	if (entry->flags & CT_TRANSLATE) {
-		if (packet->inner)
-			reason = F(translate_error)(skb, packet, tuple, &to);
-		else
-			reason = F(translate)(skb, packet, tuple, &to);
-		if (reason) {
-			if (!fresh)
-				decision = F(begin)(tuple);
-			goto drop;
-		}
-	}
-	/* Only now: what cannot be rewritten is dropped. */
-	if (fresh)
-		F(tell_decision)(skb, packet, tuple, decision, EVENT_NEW, 0);
-	if (entry->flags & CT_TRANSLATE)
-		*tuple = to;
-	if (delivering)
-		return TC_ACT_OK;
-	if (target)
-		return bpf_redirect_peer(target, 0);
-	if (!is_pod(origin))
-		return TC_ACT_OK;
-	action = F(route)(skb, tuple);
-	if (action >= 0)
-		return action;
-	reason = -action;
+	parsed->origin = origin;
+	parsed->epoch = epoch;
+	parsed->now = now;
+	parsed->delivering = delivering;
+	parsed->known = !!entry;
+	tail_calls.call(skb, F(TAIL_UNDECIDED));
+	count_drop(skb, DROP_MISSED_TAIL_CALL, !is_pod(origin));
+	return TC_ACT_SHOT;
+}
+
+/* Goes on where handle() left off, with a connection that has to be decided about. Returns a tc action. */
+static __always_inline int F(handle_undecided)(struct __sk_buff *skb)
+{
+	struct F(decision) * decision;
+	struct F(ct_entry) *entry = 0;
+	struct F(parsed) * parsed;
+	struct F(tuple) * tuple;
+	__u32 zero = 0, origin, now;
+	int reason, known;
+
+	parsed = F(parsings).lookup(&zero);
+	if (!parsed)
+		return TC_ACT_SHOT;
+	tuple = &parsed->tuple;
+	origin = parsed->origin;
+	now = parsed->now;
 	decision = F(begin)(tuple);
-drop:
 	if (!decision)
 		return TC_ACT_SHOT;
-	if (!is_pod(origin) && !decision->egress.reason)
-		decision->asked |= EVENT_AT_INGRESS;
-	count_drop(skb, reason, decision->asked & EVENT_AT_INGRESS);
-	F(tell_decision)(skb, packet, tuple, decision, EVENT_DROP, reason);
-	return TC_ACT_SHOT;
+	if (parsed->known)
+		entry = F(ct).lookup(tuple);
+	known = !!entry;
+	reason = F(decide)(skb, &parsed->packet, tuple, entry, decision, parsed->epoch, origin, parsed->delivering, now);
+	if (reason)
+		return F(refuse)(skb, parsed, decision, origin, reason);
+	entry = F(ct).lookup(tuple);
+	if (!entry)
+		return F(refuse)(skb, parsed, decision, origin, DROP_CT_MAP_INSERTION_FAILED);
+	return F(pass)(skb, parsed, entry, known ? 0 : decision, origin, parsed->delivering, now);
 }

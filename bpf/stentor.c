@@ -51,7 +51,7 @@ int from_pod(struct __sk_buff *skb)
 	case bpf_htons(ETH_P_IP):
 		return handle4(skb, skb->ifindex, 0);
 	case bpf_htons(ETH_P_IPV6):
-		ipv6_programs.call(skb, TAIL_FROM_POD);
+		tail_calls.call(skb, TAIL_FROM_POD6);
 		return drop_quietly(skb, DROP_MISSED_TAIL_CALL, 0);
 	case bpf_htons(ETH_P_ARP):
 		return answer_arp(skb);
@@ -66,7 +66,7 @@ int to_pod(struct __sk_buff *skb)
 	case bpf_htons(ETH_P_IP):
 		return handle4(skb, origin_in_stack(skb), 1);
 	case bpf_htons(ETH_P_IPV6):
-		ipv6_programs.call(skb, TAIL_TO_POD);
+		tail_calls.call(skb, TAIL_TO_POD6);
 		return drop_quietly(skb, DROP_MISSED_TAIL_CALL, 1);
 	case bpf_htons(ETH_P_ARP):
 		return TC_ACT_OK;
@@ -84,7 +84,7 @@ int from_network(struct __sk_buff *skb)
 	case bpf_htons(ETH_P_IP):
 		return handle4(skb, ORIGIN_NET, 0);
 	case bpf_htons(ETH_P_IPV6):
-		ipv6_programs.call(skb, TAIL_FROM_NETWORK);
+		tail_calls.call(skb, TAIL_FROM_NETWORK6);
 		return drop_quietly(skb, DROP_MISSED_TAIL_CALL, 1);
 	}
 	return TC_ACT_OK;
@@ -114,4 +114,16 @@ int to_pod6(struct __sk_buff *skb)
 int from_network6(struct __sk_buff *skb)
 {
 	return handle6(skb, ORIGIN_NET, 0);
+}
+
+/* Tail call of all three for IPv4: packets that no entry of a connection decides about. */
+int undecided4(struct __sk_buff *skb)
+{
+	return handle_undecided4(skb);
+}
+
+/* The same for IPv6. */
+int undecided6(struct __sk_buff *skb)
+{
+	return handle_undecided6(skb);
 }

@@ -121,7 +121,7 @@ async def test_every_drop_is_counted_once_by_reason_and_direction(node: MiniNode
     elsewhere = {
         reasons.CT_MAP_INSERTION_FAILED,
         reasons.INVALID_EXTENSION_HEADER,  # of IPv6
-        reasons.MISSED_TAIL_CALL,  # of a program whose other half is missing
+        reasons.MISSED_TAIL_CALL,  # of a program of which a part is missing
     }
     assert {step[3] for step in steps} == set(DropReason) - elsewhere
 

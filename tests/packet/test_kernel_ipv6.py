@@ -293,7 +293,7 @@ async def test_ipv6_is_dropped_where_the_program_for_it_is_missing(node6: MiniNo
     node = node6
     client, server = await pair(node)
     packet = ipv6(client.ip, server.ip, UDP, udp(4000, 80))
-    key = U32.pack(CONSTANTS["TAIL_FROM_POD"])
+    key = U32.pack(CONSTANTS["TAIL_FROM_POD6"])
     programs = KernelMap(TAIL_CALLS, path=node.loaded.programs / TAIL_CALLS, key_size=4, value_size=4)
     (number,) = U32.unpack(programs.get(key) or b"")
     program = libbpf.call("bpf_prog_get_fd_by_id", number)

@@ -24,14 +24,16 @@ PROGRAMS = ("from_pod", "to_pod", "from_network")
 """The entry functions of ``bpf/stentor.c``, all tc classifiers."""
 
 TAILS = {
-    "from_pod6": CONSTANTS["TAIL_FROM_POD"],
-    "to_pod6": CONSTANTS["TAIL_TO_POD"],
-    "from_network6": CONSTANTS["TAIL_FROM_NETWORK"],
+    "undecided4": CONSTANTS["TAIL_UNDECIDED4"],
+    "undecided6": CONSTANTS["TAIL_UNDECIDED6"],
+    "from_pod6": CONSTANTS["TAIL_FROM_POD6"],
+    "to_pod6": CONSTANTS["TAIL_TO_POD6"],
+    "from_network6": CONSTANTS["TAIL_FROM_NETWORK6"],
 }
-"""Their other halves, with their places in the array ``TAIL_CALLS``, which the kernel empties when nobody but
-programs refers to it: so it is pinned, too."""
+"""Their other parts, with their places in the array ``TAIL_CALLS``, which the kernel empties when nobody but
+programs refers to it: so it is pinned, too. Those that take longest to verify come first."""
 
-TAIL_CALLS = "ipv6_programs"
+TAIL_CALLS = "tail_calls"
 
 RINGS = ("drop_events", "flow_events")
 """Ring buffers: they belong to a program's life, not to the node's state."""
@@ -63,7 +65,7 @@ def build(request: BuildRequest) -> None:
 
     # The kernel's verifier takes longest by far, and checks several programs at the same time.
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        loaded = dict(zip((*PROGRAMS, *TAILS), threads.map(load, (*PROGRAMS, *TAILS)), strict=True))
+        loaded = dict(zip((*TAILS, *PROGRAMS), threads.map(load, (*TAILS, *PROGRAMS)), strict=True))
     for name in PROGRAMS:
         libbpf.pin(loaded[name], partial / name)
     for name in (*RINGS, TAIL_CALLS):
