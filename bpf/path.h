@@ -159,8 +159,9 @@ static __always_inline int F(refuse)(struct __sk_buff *skb, const struct F(parse
 
 /* Sends a packet on that `entry` lets pass. `decision` is about a new connection, 0: it is known. Returns a tc
  * action. */
-static __always_inline int F(pass)(struct __sk_buff *skb, struct F(parsed) * parsed, struct F(ct_entry) * entry,
-				   struct F(decision) * decision, __u32 origin, int delivering, __u32 now)
+static __always_inline int F(pass)(struct __sk_buff *skb, struct F(parsed) * parsed,
+				   struct F(ct_entry) * entry, struct F(decision) * decision, __u32 origin,
+				   int delivering, __u32 now)
 {
 	struct packet *packet = &parsed->packet;
 	struct F(tuple) *tuple = &parsed->tuple, to;
@@ -270,7 +271,8 @@ static __always_inline int F(handle_undecided)(struct __sk_buff *skb)
 	if (parsed->known)
 		entry = F(ct).lookup(tuple);
 	known = !!entry;
-	reason = F(decide)(skb, &parsed->packet, tuple, entry, decision, parsed->epoch, origin, parsed->delivering, now);
+	reason = F(decide)(skb, &parsed->packet, tuple, entry, decision, parsed->epoch, origin,
+			   parsed->delivering, now);
 	if (reason)
 		return F(refuse)(skb, parsed, decision, origin, reason);
 	entry = F(ct).lookup(tuple);

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import ip_address
 
 from services.datapath.committed import Change, Committed
 from services.datapath.desired import prefix_entries
@@ -31,6 +31,7 @@ from services.datapath.kernel.layout import (
 )
 from services.datapath.kernel.state import FamilyState, KernelState
 from services.datapath.setrows import SetRows, WhenFull
+from services.datapath.space import Space
 from shared.bus import Batch
 from shared.contract.base import M, Message
 from shared.contract.identity import EndpointRecord, IpEntry, NodeRecord
@@ -81,7 +82,8 @@ class Desire:
         }
         self._leaving: set[str] = set()
         self._address_classes: dict[str, AddressClass] = {}
-        self._pod_space: tuple[IPv4Network | IPv6Network, ...] | None = None
+        self._pod_space: Space | None = None
+        self._outdated: set[str] = set()
         self._withheld: dict[int, set[str]] = {}
         self._when_full = when_full
         self._last_wanted: dict[FamilyState, dict[bytes, bytes]] = {}
@@ -91,6 +93,12 @@ class Desire:
     def unfit_sets(self) -> tuple[UnfitSet, ...]:
         """The sets of local pods that do not fit into the kernel as they are published."""
         return tuple(unfit for _, unfit in sorted(self._rows.unfit.items()))
+
+    @property
+    def is_outdated(self) -> bool:
+        """Some address is in a class of an earlier commit, as the last one speaks of an identity of it that
+        has not been heard of yet: its class must not be taken away."""
+        return bool(self._outdated)
 
     # -- addresses ---------------------------------------------------------------------------------
 
@@ -166,6 +174,7 @@ class Desire:
             self._want_address(ip)
 
     def _want_address(self, ip: str) -> None:
+        self._outdated.discard(ip)
         entry = self.ipcache.get(ip)
         own = ip in self._own_addresses and not any(ip in pod.ips for pod in self.local.values())
         if own or (entry is not None and entry.node == self._node and not entry.pod):
@@ -188,22 +197,32 @@ class Desire:
         held = self._kernel.of(ip).ipcache.wanted(packed(ip))
         if held is None:
             return
-        _, identity = PEER.unpack(held)
+        own_class, identity = PEER.unpack(held)
         peer_class = self._class_at(ip, identity)
-        if peer_class is not None:
+        # What is no address of this node's any more is not let past policies as one.
+        if identity == Reserved.HOST or self._is_outside(ip, identity):
+            self._want_identity(ip, None)
+        elif peer_class is not None:
             self._want_identity(ip, identity, peer_class=peer_class)
+        elif own_class:
+            self._outdated.add(ip)
 
     def _class_at(self, ip: str, identity: int) -> int | None:
         """The class of an identity at an address, 0: as everywhere; None as long as it is not known."""
-        if f"identity.{identity}" not in self.policy.values:
+        if f"identity.{identity}" not in self.policy.values or self._is_outside(ip, identity):
             return None
         override = self._address_classes.get(ip)
-        if override is not None:
-            return int(override.peer_class, 16) if override.identity == identity else None
-        return 0 if identity < FIRST_ALLOCATED or self._in_pod_space(ip) else None
+        if override is None:
+            return 0
+        return int(override.peer_class, 16) if override.identity == identity else None
 
-    def _in_pod_space(self, ip: str) -> bool:
-        return self._pod_space is None or any(ip_address(ip) in network for network in self._pod_space)
+    def _is_outside(self, ip: str, identity: int) -> bool:
+        """Whether an identity's own class does not hold at an address, as it has blocks that may lack it."""
+        known = self._pod_space is None or identity < FIRST_ALLOCATED or ip in self._address_classes
+        return not known and not self._pod_space_holds(ip)
+
+    def _pod_space_holds(self, ip: str) -> bool:
+        return self._pod_space is None or self._pod_space.holds(ip)
 
     def _want_identity(self, ip: str, identity: int | None, *, peer_class: int = 0) -> None:
         value = None if identity is None else PEER.pack(peer_class, identity)
@@ -252,6 +271,8 @@ class Desire:
         self._want_pod_space()
         if self.ipcache:
             self.begin()
+        if first:
+            self._want_addresses(tuple(self._unclaimed))
         if first or any(
             isinstance(value, CidrClass) for value in (*change.put.values(), *change.removed.values())
         ):
@@ -274,9 +295,9 @@ class Desire:
 
     def _want_pod_space(self) -> None:
         space = self.policy.commit.pod_space if isinstance(self.policy.commit, Commit) else None
-        before, self._pod_space = self._pod_space, None if space is None else tuple(map(ip_network, space))
+        before, self._pod_space = self._pod_space, None if space is None else Space(space)
         if self._pod_space != before:
-            self._want_addresses(tuple(self.ipcache))
+            self._want_addresses((*self.ipcache, *self._unclaimed))
 
     def _want_classes(self, change: Change[Message]) -> None:
         for value in change.removed.values():
@@ -310,7 +331,7 @@ class Desire:
                 f"and is the pod bound to node {self._node}?"
             )
         policy = self.policy.values.get(f"identity.{record.identity}")
-        if not isinstance(policy, IdentityPolicy):
+        if not isinstance(policy, IdentityPolicy) or policy.gone:
             return Readiness(
                 reason=f"the policy of identity {record.identity} (pod {endpoint.name}) is not published: "
                 "is the policy service running?"

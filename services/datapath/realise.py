@@ -237,8 +237,10 @@ class Realiser:
                 self._ready = ready
                 self._holds_policy = self.desire.policy.spoken
                 ipcache = self.ipcache_revision
-                # A policy that is closed for want of room, or not asked on some interface, is not in force.
-                if not self.desire.unfit_sets and not self.attachments.problems:
+                # A policy that is closed for want of room, or not asked on some interface, is not in force;
+                # nor may what an address still has in the kernel be taken away.
+                missing = self.desire.unfit_sets or self.attachments.problems or self.desire.is_outdated
+                if not missing:
                     policy = self.desire.policy.revision
             if applied.services is None:
                 services = self.desire.services.revision

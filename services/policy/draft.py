@@ -8,7 +8,7 @@ may come from any commit that is not released yet. So this holds for every publi
   *old* set (published, not desired, not released) and the same as its desired class to every desired set.
   That is its desired signature with those selectors of its published class that only old sets ask for;
 * a member that comes, or an address whose pod got other labels, has no published class to go by. Its class
-  is what the old sets' own selectors make of it, too;
+  is what the own selectors make of it of those old sets that this process has compiled;
 * old sets get the rows of new classes from their own selectors, like others. Those that this process has not
   compiled, as they are older than it, get for the class a member flips to the row of the class it comes from;
   and where two members would meet in one class but such sets tell them apart, or say something else of the
@@ -25,6 +25,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+import msgspec
 
 from services.policy.blocks import Prefix
 from services.policy.classes import ClassesByElement, ClassTable
@@ -130,11 +132,18 @@ class _Drafter:
         keys |= {key for key in published.unreadable if not key.startswith("set.")}
         staying = {key for key in keys if self._stays(key)}
         self._result.waiting |= staying
+        for key in staying & published.identities.keys():
+            self._bury(key, published.identities[key])
         keys -= staying
         targets = self._targets({key: move for key in keys if (move := self._move(key)) is not None})
         self._put_members(keys, targets)
         self._put_sets(targets)
         return self._result
+
+    def _bury(self, key: str, identity: IdentityPolicy) -> None:
+        """A pod that gets the identity anew must not begin with sets of before."""
+        if not identity.gone:
+            self._result.members[key] = msgspec.structs.replace(identity, gone=True)
 
     def _stays(self, key: str) -> bool:
         """Whether the key is of a peer that is gone, and has to stay as it is until released."""

@@ -88,7 +88,7 @@ class Planner:
     def plan(self, *, realised: float, now: float, time: str) -> Publication | None:
         """The next publication, None when there is nothing to publish.
 
-        ``realised`` is the least revision that every node has realised (infinite without nodes), ``now`` the
+        ``realised`` is the least revision that every node has realised (0 without nodes), ``now`` the
         monotonic clock in seconds and ``time`` the wall clock for the commit, RFC 3339. Raises
         :class:`HashCollision`, and may be repeated without one of the policies that brought it.
         """

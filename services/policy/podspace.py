@@ -24,10 +24,12 @@ class PodSpace:
         self._lengths: Mapping[int, frozenset[int]] = {4: frozenset(), 6: frozenset()}
         self._addresses: set[Prefix] = set()
         self._outside: Counter[int] = Counter()
+        self._stale = False
 
     @property
     def prefixes(self) -> frozenset[Prefix]:
         """The space."""
+        self._refresh()
         families = (version for version, count in self._outside.items() if count)
         return self._cidrs | {Prefix(version, 0, 0) for version in families}
 
@@ -40,6 +42,13 @@ class PodSpace:
             self._nodes[node] = wanted
         else:
             del self._nodes[node]
+        self._stale = True
+
+    def _refresh(self) -> None:
+        """Takes in all nodes that were set since the last time: once for many of them."""
+        if not self._stale:
+            return
+        self._stale = False
         networks = [ip_network(cidr, strict=False) for cidrs in self._nodes.values() for cidr in cidrs]
         collapsed = [
             *collapse_addresses(network for network in networks if isinstance(network, IPv4Network)),

@@ -90,6 +90,8 @@ class IdentityPolicy(Message, frozen=True, kw_only=True):
     ingress: SetId | None = None
     """None: no policy selects it in this direction, everything is allowed."""
     egress: SetId | None = None
+    gone: bool = False
+    """No pod has it any more: readers may have it as a peer still, but its sets are not kept up to date."""
 
 
 class CidrClass(Message, frozen=True, kw_only=True):

@@ -76,6 +76,40 @@ def test_an_address_that_waits_for_its_new_identity_has_the_new_classes_of_the_o
     assert kernel.address(REMOTE_IP) == (9, 301)
 
 
+def test_a_class_of_before_is_known_to_be_one_until_the_new_identity_is_heard_of(kernel: Kernel) -> None:
+    kernel.policy(300, addresses={REMOTE_IP: (300, 7)})
+    kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
+    kernel.policy(300, 301, addresses={REMOTE_IP: (301, 9)})
+    assert kernel.address(REMOTE_IP) == (7, 300)
+    assert kernel.desire.is_outdated
+    kernel.desire.take_ipcache(kernel.batch(remote(301)))
+    assert kernel.address(REMOTE_IP) == (9, 301)
+    assert not kernel.desire.is_outdated
+
+
+def test_an_address_that_is_no_longer_the_nodes_own_is_not_let_past_policies_as_one(kernel: Kernel) -> None:
+    kernel.policy(300)
+    kernel.desire.set_own_addresses([REMOTE_IP])
+    kernel.desire.take_ipcache(kernel.batch(remote(301), snapshot=True))
+    assert kernel.address(REMOTE_IP) == (0, Reserved.HOST)
+    kernel.desire.set_own_addresses([])
+    assert kernel.address(REMOTE_IP) is None
+
+
+def test_a_pod_does_not_begin_with_the_sets_that_its_identity_had_when_its_last_pod_went(
+    kernel: Kernel,
+) -> None:
+    def publish(*, gone: bool) -> None:
+        value = IdentityPolicy(identity=Identity(300), peer_class=peer_class(300), gone=gone)
+        assert kernel.desire.take_policy(kernel.batch({"identity.300": value, "commit": COMMIT}))
+
+    publish(gone=True)
+    enter_local(kernel, 300)
+    assert "policy of identity 300" in kernel.desire.readiness(LOCAL).reason
+    publish(gone=False)
+    assert not kernel.desire.readiness(LOCAL).reason
+
+
 def test_a_pod_that_waits_for_its_new_identity_has_the_new_policies_of_the_old_one(kernel: Kernel) -> None:
     kernel.policy(300)
     enter_local(kernel, 300)
@@ -126,6 +160,9 @@ def test_a_restart_keeps_addresses_with_classes_of_their_own_when_policy_is_read
     kernel.restart()
     kernel.policy(300, addresses={REMOTE_IP: (300, 8)})
     assert kernel.address(REMOTE_IP) == (8, 300)
+    kernel.restart()
+    kernel.policy(300)
+    assert kernel.address(REMOTE_IP) == (0, 300)
     kernel.desire.take_ipcache(kernel.batch({}, snapshot=True))
     kernel.desire.settle()
     assert kernel.address(REMOTE_IP) is None

@@ -184,6 +184,29 @@ def test_backends_of_no_frontend_make_room(kernel: KernelState) -> None:
     assert kernel.apply().problems == ()
 
 
+def test_policies_take_effect_though_there_is_no_room_for_an_address(kernel: KernelState) -> None:
+    kernel.v4.endpoints.want(address(1), ENDPOINT_VALUE)
+    assert kernel.apply().problems == ()
+    kernel.v4.ipcache.want_exactly(peers(*range(ROOM + 1)))
+    kernel.rows.want(ROW_KEY.pack(9, 0, 0), bytes(ROW_SIZE))
+    closed = ENDPOINT.pack(9, 1, 7, 300, 1)
+    kernel.v4.endpoints.want(address(1), closed)
+    assert "map ipcache4 is full" in str(kernel.apply().policy)
+    assert kernel.v4.endpoints.get(address(1)) == closed
+
+
+def test_an_address_keeps_its_owner_though_a_row_has_no_room(kernel: KernelState) -> None:
+    kernel.v4.ipcache.want_exactly({address(1): PEER.pack(7, 300), address(2): PEER.pack(7, 300)})
+    assert kernel.apply().problems == ()
+    for number in range(ROOM + 1):
+        kernel.rows.want(ROW_KEY.pack(number, 0, 0), bytes(ROW_SIZE))
+    kernel.v4.ipcache.want(address(1), PEER.pack(8, 300))
+    kernel.v4.ipcache.want(address(2), PEER.pack(8, 301))
+    assert kernel.apply().policy is not None
+    assert kernel.v4.ipcache.get(address(1)) == PEER.pack(7, 300)
+    assert kernel.v4.ipcache.get(address(2)) is None
+
+
 def test_an_address_loses_its_identity_whatever_is_full(kernel: KernelState) -> None:
     kernel.v4.ipcache.want_exactly(peers(1, 2, 3))
     assert kernel.apply().problems == ()

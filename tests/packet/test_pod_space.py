@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from services.datapath.kernel.loader import Loaded
+from services.datapath.space import Space
 from shared.contract.base import Identity, Message
 from shared.contract.identity import EndpointRecord, IpEntry
 from shared.contract.names import ip_key, pod_key
@@ -59,3 +60,24 @@ def test_a_pod_with_such_an_address_is_not_ready(kernel: Kernel) -> None:
     assert POD_IP in kernel.desire.readiness(LOCAL).reason
     commit(kernel, "10.1.0.0/16", "10.2.0.0/16")
     assert not kernel.desire.readiness(LOCAL).reason
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_one_that_is_outside_by_now_loses_its_identity(kernel: Kernel, restarted: bool) -> None:
+    """Its identity's class may hold a block by now that the address is not in."""
+    kernel.policy(WEB)
+    kernel.desire.take_ipcache(kernel.batch(remote(WEB), snapshot=True))
+    assert kernel.address(REMOTE_IP) == (0, WEB)
+    if restarted:
+        kernel.restart()
+        kernel.policy(WEB)
+    commit(kernel, "10.1.0.0/16")
+    assert kernel.address(REMOTE_IP) is None
+
+
+def test_a_space_of_many_prefixes_holds_what_they_hold() -> None:
+    space = Space(("10.1.0.0/16", "10.2.3.0/24", "10.9.9.9/32", "fd00:1::/64"))
+    assert all(map(space.holds, ("10.1.255.1", "10.2.3.4", "10.9.9.9", "fd00:1::5")))
+    assert not any(map(space.holds, ("10.3.0.1", "10.2.4.4", "10.9.9.8", "fd00:2::5")))
+    assert Space(("::/0",)).holds("fd00::1")
+    assert not Space(("::/0",)).holds("10.0.0.1")

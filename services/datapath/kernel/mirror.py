@@ -124,9 +124,17 @@ class Mirror:
         self._erasures -= keys
         return len(keys)
 
-    def withdraw(self) -> int:
-        """Removes what is not desired or desired to be different, and writes nothing; returns how many."""
-        keys = self._erasures | (self._writes.keys() & self._known.keys())
+    def withdraw(self, *, but: Callable[[bytes, bytes], bool]) -> int:
+        """Removes what is not desired, or desired to be different, and writes nothing; returns how many.
+
+        What is different stays if ``but`` says so of the known and the desired value.
+        """
+        changed = {
+            key
+            for key in self._writes.keys() & self._known.keys()
+            if not but(self._known[key], self._writes[key])
+        }
+        keys = self._erasures | changed
         self._kernel.delete_all(keys)
         for key in keys:
             self._known.pop(key, None)

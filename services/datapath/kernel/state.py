@@ -10,18 +10,20 @@ after, because an address that an ``ipBlock`` sets apart must have its own class
 Prefixes are gone before endpoints move to sets that do not know their classes.
 
 A write that fails holds back what comes after it: with a row or a prefix missing, new references could let
-pass what must not. Services and policy do not refer to each other, so neither holds back the other. An
-endpoint that is gone is erased in any case, and so is the identity of an address that is not to have it any
-more. A full map makes room for itself by what is not desired and nobody asks for.
+pass what must not. A new address or identity without room holds back nothing, for it only loses what it might
+reach. Services and policy do not refer to each other, so neither holds back the other. An endpoint that is
+gone is erased in any case, and so is the identity of an address that is not to have it any more. A full map
+makes room for itself by what is not desired and nobody asks for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from services.datapath.kernel.errors import KernelError
+from services.datapath.kernel.errors import KernelError, MapFull
 from services.datapath.kernel.layout import (
     DROP_COUNTER,
     ENDPOINT,
@@ -135,7 +137,7 @@ class KernelState:
         policy = _attempt(self._apply_policy)
         for family in self.families if policy is not None else ():
             _attempt(family.endpoints.erase)
-            _attempt(family.ipcache.withdraw)
+            _attempt(partial(family.ipcache.withdraw, but=_same_identity))
         self._write_config(epoch=(epoch | 1) + 1, mac=mac)
         return Applied(policy=policy, services=services)
 
@@ -148,12 +150,13 @@ class KernelState:
 
     def _apply_policy(self) -> None:
         families = self.families
+        full: list[MapFull] = []
         self.rows.write(needless=self._rows_without_endpoint)
-        self.classes.write(new_only=True, needless=_all)
+        _unless_full(self.classes, full, new_only=True)
         for family in families:
             family.cidrs.write()
-            family.ipcache.write(needless=_all)
-        self.classes.write()
+            _unless_full(family.ipcache, full)
+        _unless_full(self.classes, full)
         for family in families:
             family.cidrs.erase()
             family.endpoints.write(needless=_all)
@@ -163,6 +166,8 @@ class KernelState:
         for family in families:
             family.ipcache.erase()
         self.rows.erase()
+        if full:
+            raise full[0]
 
     def drift(self) -> dict[str, dict[bytes, bytes | None]]:
         """What the kernel holds where it is not what was last known, by map; see :meth:`Mirror.drift`."""
@@ -189,6 +194,19 @@ class KernelState:
 
 def _opened(directory: Path, name: str, *, key: int, value: int) -> KernelMap:
     return KernelMap(name, path=directory / name, key_size=key, value_size=value)
+
+
+def _unless_full(mirror: Mirror, full: list[MapFull], *, new_only: bool = False) -> None:
+    """Writes what there is room for; what was changed only always has it."""
+    try:
+        mirror.write(new_only=new_only, needless=_all)
+    except MapFull as error:
+        full.append(error)
+
+
+def _same_identity(before: bytes, after: bytes) -> bool:
+    """Whether an address is its owner's as before, in another class."""
+    return bool(PEER.unpack(before)[1] == PEER.unpack(after)[1])
 
 
 def _all(keys: Set[bytes]) -> Set[bytes]:

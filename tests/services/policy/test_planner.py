@@ -169,6 +169,22 @@ def test_nothing_is_taken_away_before_the_slowest_node_is_there_or_the_grace_is_
     assert any(key.startswith("-set.") for key in publisher.publish())
 
 
+def test_an_identity_that_is_gone_is_known_to_be_and_comes_back_with_the_sets_of_then() -> None:
+    publisher = Publisher(compiler())
+    publisher.publish()
+    publisher.realised = 0.0
+    publisher.desired.remove_identity(WEB)
+    publisher.publish()
+    assert publisher.identity(WEB).gone
+    publisher.desired.set_policy(let_in("db"))
+    publisher.publish()
+    assert publisher.identity(WEB).gone
+    publisher.desired.set_identity(identity(WEB, app="web"))
+    publisher.publish()
+    assert not publisher.identity(WEB).gone
+    assert publisher.identity(WEB).ingress == publisher.identity(DB).ingress is not None
+
+
 def test_a_set_that_comes_back_has_rows_for_classes_that_came_meanwhile() -> None:
     nobody = {"matchLabels": {"app": "nobody"}}
     new = {"podSelector": {"matchLabels": {"tier": "new"}}}
