@@ -3,9 +3,9 @@
 Nothing here touches the kernel: :class:`Desire` calls ``want`` of the mirrors, and somebody else applies.
 Two joins keep packets from meeting half a truth: an address is not entered with an identity whose peer
 class is not known yet (a pod with new labels keeps the identity that it had, of which commits go on telling
-the class and the policy; whoever is new at an address has nothing), nor outside the pods' addresses for which
-the commit's classes hold; and an endpoint does not become ready before its policy sets and its own address
-are known.
+the class and the policy; whoever is new at an address has nothing, but see :meth:`Desire.begin`), nor outside
+the pods' addresses for which the commit's classes hold; and an endpoint does not become ready before its
+policy sets and its own address are known.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ class Desire:
         }
         self._leaving: set[str] = set()
         self._address_classes: dict[str, AddressClass] = {}
+        self._cidr_classes: dict[str, CidrClass] = {}
         self._pod_space: Space | None = None
         self._outdated: set[str] = set()
         self._withheld: dict[int, set[str]] = {}
@@ -241,8 +242,7 @@ class Desire:
         pod_cidrs = {cidr for node in self.nodes.values() for cidr in node.pod_cidrs}
         if not self._settled:
             pod_cidrs.update(self._held_pod_cidrs())
-        blocks = (value for value in self.policy.values.values() if isinstance(value, CidrClass))
-        wanted = prefix_entries(pod_cidrs, blocks)
+        wanted = prefix_entries(pod_cidrs, self._cidr_classes.values())
         for family in self._kernel.families:
             family.cidrs.want_exactly(wanted[family.family.version])
 
@@ -273,25 +273,26 @@ class Desire:
             self.begin()
         if first:
             self._want_addresses(tuple(self._unclaimed))
-        if first or any(
-            isinstance(value, CidrClass) for value in (*change.put.values(), *change.removed.values())
-        ):
+        if self._take_cidr_classes(change) or first:
             self._want_cidrs()
         return True
 
     def _take_sets(self, change: Change[Message]) -> None:
-        self._forget_sets()
+        for set_id in self._leaving:
+            if f"set.{set_id}" not in self.policy.values:
+                self.sets.pop(set_id, None)
+        self._leaving = {value.id for value in change.removed.values() if isinstance(value, PolicySet)}
         for value in change.put.values():
             if isinstance(value, PolicySet):
                 self.sets[value.id] = value
 
-    def _forget_sets(self) -> None:
-        for set_id in [set_id for set_id in self.sets if f"set.{set_id}" not in self.policy.values]:
-            if set_id in self._leaving:
-                self._leaving.discard(set_id)
-                del self.sets[set_id]
-            else:
-                self._leaving.add(set_id)
+    def _take_cidr_classes(self, change: Change[Message]) -> bool:
+        gone = [value.cidr for value in change.removed.values() if isinstance(value, CidrClass)]
+        come = {value.cidr: value for value in change.put.values() if isinstance(value, CidrClass)}
+        for cidr in gone:
+            self._cidr_classes.pop(cidr, None)
+        self._cidr_classes |= come
+        return bool(gone or come)
 
     def _want_pod_space(self) -> None:
         space = self.policy.commit.pod_space if isinstance(self.policy.commit, Commit) else None

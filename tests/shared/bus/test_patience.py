@@ -43,15 +43,16 @@ async def test_what_is_deleted_by_name_goes_at_once(bus: Bus) -> None:
         await eventually(lambda: not reader.state)
 
 
+async def batches_of(coming: asyncio.Queue[Batch[NodeRecord]]) -> AsyncGenerator[Batch[NodeRecord], None]:
+    """What is put into a queue, for ever."""
+    while True:
+        yield await coming.get()
+
+
 @in_virtual_time
 async def test_an_empty_bucket_takes_nothing_back_until_its_writer_speaks() -> None:
     coming: asyncio.Queue[Batch[NodeRecord]] = asyncio.Queue()
-
-    async def batches() -> AsyncGenerator[Batch[NodeRecord], None]:
-        while True:
-            yield await coming.get()
-
-    async with reading(patiently(batches(), seconds=60.0)) as reader:
+    async with reading(patiently(batches_of(coming), seconds=60.0)) as reader:
         coming.put_nowait(batch(*"abc", snapshot=True))
         coming.put_nowait(batch(snapshot=True))
         await pass_time(86_400)
@@ -66,12 +67,7 @@ async def test_an_empty_bucket_takes_nothing_back_until_its_writer_speaks() -> N
 @in_virtual_time
 async def test_an_empty_bucket_that_is_seen_again_half_filled_takes_nothing_back_at_once() -> None:
     coming: asyncio.Queue[Batch[NodeRecord]] = asyncio.Queue()
-
-    async def batches() -> AsyncGenerator[Batch[NodeRecord], None]:
-        while True:
-            yield await coming.get()
-
-    async with reading(patiently(batches(), seconds=60.0)) as reader:
+    async with reading(patiently(batches_of(coming), seconds=60.0)) as reader:
         coming.put_nowait(batch(*"abc", snapshot=True))
         coming.put_nowait(batch(snapshot=True))
         await pass_time(86_400)
@@ -85,12 +81,7 @@ async def test_an_empty_bucket_that_is_seen_again_half_filled_takes_nothing_back
 @in_virtual_time
 async def test_what_was_deleted_and_put_anew_in_one_batch_is_known_and_goes_with_its_bucket() -> None:
     coming: asyncio.Queue[Batch[NodeRecord]] = asyncio.Queue()
-
-    async def batches() -> AsyncGenerator[Batch[NodeRecord], None]:
-        while True:
-            yield await coming.get()
-
-    async with reading(patiently(batches(), seconds=60.0)) as reader:
+    async with reading(patiently(batches_of(coming), seconds=60.0)) as reader:
         coming.put_nowait(batch(*"ab", snapshot=True))
         entries: tuple[Entry[NodeRecord], ...] = (Entry("a", None, 3), Entry("a", node("a"), 4))
         coming.put_nowait(Batch(snapshot=False, entries=entries, revision=4, caught_up=True))
