@@ -18,3 +18,4 @@
 #define bpf_htons(value) __builtin_bswap16(value)
 #define bpf_ntohs(value) __builtin_bswap16(value)
 #define bpf_htonl(value) __builtin_bswap32(value)
+#define bpf_ntohl(value) __builtin_bswap32(value)

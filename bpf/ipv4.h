@@ -3,12 +3,18 @@
 #define PROTOCOL_ICMP4 IPPROTO_ICMP
 #define ICMP_ECHO4 8
 #define ICMP_ECHO_REPLY4 0
+#define ICMP_UNREACHABLE4 3
+#define ICMP_PORT_UNREACHABLE4 3
 #define ICMP_CHECKSUM4 0 /* offset of the checksum that covers addresses, 0: none does */
 #define SOURCE4 offsetof(struct iphdr, saddr)
 #define DESTINATION4 offsetof(struct iphdr, daddr)
 
 #define IP4_MORE_FRAGMENTS bpf_htons(0x2000)
 #define IP4_FRAGMENT_OFFSET bpf_htons(0x1fff)
+
+#define IP4_DO_NOT_FRAGMENT bpf_htons(0x4000)
+
+typedef struct iphdr ip_header4;
 
 static __always_inline int same_address4(const struct address4 *a, const struct address4 *b)
 {
@@ -104,6 +110,21 @@ static __always_inline int ask_route4(struct __sk_buff *skb, const struct tuple4
 	fib->ipv4_src = tuple->src.word;
 	fib->ipv4_dst = tuple->dst.word;
 	return 1;
+}
+
+/* The header of an answer to `tuple`, with `length` bytes of `protocol` behind it. */
+static __always_inline void fill_header4(ip_header4 *header, const struct tuple4 *tuple, __u8 protocol,
+					 __u32 length)
+{
+	header->version = 4;
+	header->ihl = sizeof(*header) / 4;
+	header->tot_len = bpf_htons(sizeof(*header) + length);
+	header->frag_off = IP4_DO_NOT_FRAGMENT;
+	header->ttl = ANSWER_TTL;
+	header->protocol = protocol;
+	header->saddr = tuple->dst.word;
+	header->daddr = tuple->src.word;
+	header->check = folded(bpf_csum_diff(0, 0, (__be32 *)header, sizeof(*header), 0));
 }
 
 /* Takes one from the TTL. */

@@ -3,6 +3,8 @@
 #define PROTOCOL_ICMP6 IPPROTO_ICMPV6
 #define ICMP_ECHO6 128
 #define ICMP_ECHO_REPLY6 129
+#define ICMP_UNREACHABLE6 1
+#define ICMP_PORT_UNREACHABLE6 4
 #define ICMP_CHECKSUM6 2 /* offset of the checksum that covers addresses */
 #define SOURCE6 offsetof(struct ipv6hdr, saddr)
 #define DESTINATION6 offsetof(struct ipv6hdr, daddr)
@@ -21,6 +23,8 @@ struct fragment_header6 {
 	__be16 offset; /* of a fragment, in bytes, and flags; of a routing header: type, segments left */
 	__be32 id;
 };
+
+typedef struct ipv6hdr ip_header6;
 
 static __always_inline int same_address6(const struct address6 *a, const struct address6 *b)
 {
@@ -160,6 +164,18 @@ static __always_inline int ask_route6(struct __sk_buff *skb, const struct tuple6
 	__builtin_memcpy(fib->ipv6_src, &tuple->src, sizeof(tuple->src));
 	__builtin_memcpy(fib->ipv6_dst, &tuple->dst, sizeof(tuple->dst));
 	return 1;
+}
+
+/* The header of an answer to `tuple`, with `length` bytes of `protocol` behind it. */
+static __always_inline void fill_header6(ip_header6 *header, const struct tuple6 *tuple, __u8 protocol,
+					 __u32 length)
+{
+	header->version = 6;
+	header->payload_len = bpf_htons(length);
+	header->nexthdr = protocol;
+	header->hop_limit = ANSWER_TTL;
+	__builtin_memcpy(&header->saddr, &tuple->dst, sizeof(tuple->dst));
+	__builtin_memcpy(&header->daddr, &tuple->src, sizeof(tuple->src));
 }
 
 /* Takes one from the hop limit. */

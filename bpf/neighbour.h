@@ -86,8 +86,7 @@ static __always_inline int answer_neighbour(struct __sk_buff *skb)
 	__builtin_memcpy(message.mac, config->mac, 6);
 	sum = bpf_csum_diff(0, 0, (__be32 *)&pseudo, sizeof(pseudo), 0);
 	sum = bpf_csum_diff(0, 0, (__be32 *)&message, sizeof(message), sum);
-	sum = (sum & 0xffff) + (sum >> 16);
-	message.checksum = ~((sum & 0xffff) + (sum >> 16));
+	message.checksum = folded(sum);
 	reason = DROP_WRITE_ERROR;
 	/* What the question has behind this is no part of the answer. */
 	if (bpf_skb_change_tail(skb, OFFSET_IP + sizeof(struct ipv6hdr) + length, 0))

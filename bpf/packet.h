@@ -8,15 +8,28 @@
 
 #define OFFSET_IP ETH_HLEN
 
+/* TTL or hop limit of what the node itself answers. */
+#define ANSWER_TTL 64
+
 /* Transport headers without options: TCP's, and the least of the others (UDP, ICMP). */
 #define TCP_HEADER 20
 #define LEAST_HEADER 8
+
+/* A TCP header without options. */
+struct tcp_header {
+	__be16 sport, dport;
+	__be32 seq, ack;
+	__u8 offset, flags;
+	__be16 window;
+	__u16 checksum;
+	__be16 urgent;
+};
 
 /* Where things are in a packet and what kind of packet it is. */
 struct packet {
 	__u32 l4;           /* offset of the transport header, 0: a later fragment has none */
 	__u32 inner;        /* offset of the IP header that an ICMP error quotes, 0: no error */
-	__u32 end;          /* offset behind the last byte of a fragment, by its header */
+	__u32 end;          /* offset behind the last byte, by its header */
 	__u32 offset;       /* of a fragment in its datagram, bytes */
 	__be32 id;          /* of a fragment's datagram */
 	__u16 policy_port;  /* what policy compares: destination port or ICMP type, host order */

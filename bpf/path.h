@@ -21,6 +21,8 @@ struct F(parsed) {
  * that parsing may take. */
 BPF_TABLE("percpu_array", __u32, struct F(parsed), F(parsings), 1);
 
+#include "refusal.h"
+
 /* Where packets of one end come from: its pod's host side, or ORIGIN_*. */
 static __always_inline __u32 F(origin_of)(const struct F(end) * end)
 {
@@ -273,8 +275,10 @@ static __always_inline int F(handle_undecided)(struct __sk_buff *skb)
 	known = !!entry;
 	reason = F(decide)(skb, &parsed->packet, tuple, entry, decision, parsed->epoch, origin,
 			   parsed->delivering, now);
-	if (reason)
-		return F(refuse)(skb, parsed, decision, origin, reason);
+	if (reason) {
+		F(refuse)(skb, parsed, decision, origin, reason);
+		return reason == DROP_SERVICE_BACKEND_NOT_FOUND ? F(send_refusal)(skb, parsed) : TC_ACT_SHOT;
+	}
 	entry = F(ct).lookup(tuple);
 	if (!entry)
 		return F(refuse)(skb, parsed, decision, origin, DROP_CT_MAP_INSERTION_FAILED);

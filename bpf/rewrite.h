@@ -1,6 +1,14 @@
 /* Rewriting what does not depend on the address family. */
 #pragma once
 
+/* A checksum from the sum that it is of. */
+static __always_inline __u16 folded(__s64 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
 /* Rewrites one port at `offset` and the checksum that covers it. */
 static __always_inline int rewrite_port(struct __sk_buff *skb, __u32 offset, __u32 checksum, __u64 flags,
 					__be16 from, __be16 to)

@@ -100,7 +100,7 @@ async def test_services_are_translated_and_answers_back(node6: MiniNode) -> None
     assert (answer["outcome"], answer["answer"], answer["peer"]) == ("open", client.ip, SERVICE)
     node.service(SERVICE, port=53, protocol=UDP, backends=[(server.ip, 80)])
     assert (await node.probe(client, "udp", SERVICE, "53", "1400"))["outcome"] == "open"
-    assert (await node.probe(client, "tcp", SERVICE, "81"))["outcome"] == "denied"
+    assert (await node.probe(client, "tcp", SERVICE, "81"))["outcome"] == "refused"
     assert await node.drop_reason() == DropReason.SERVICE_BACKEND_NOT_FOUND
 
 

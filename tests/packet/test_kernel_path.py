@@ -187,10 +187,10 @@ async def test_other_ports_and_empty_services_are_dropped_by_name(node: MiniNode
     node.service("10.96.0.1", port=80, protocol=TCP, backends=[(server.ip, 80)])
     node.service("10.96.0.2", port=80, protocol=TCP, backends=[])
 
-    assert (await node.probe(client, "tcp", "10.96.0.1", "81"))["outcome"] == "denied"
+    assert (await node.probe(client, "tcp", "10.96.0.1", "81"))["outcome"] == "refused"
     assert await node.drop_reason() == DropReason.SERVICE_BACKEND_NOT_FOUND
     node.events.clear()
-    assert (await node.probe(client, "tcp", "10.96.0.2", "80"))["outcome"] == "denied"
+    assert (await node.probe(client, "tcp", "10.96.0.2", "80"))["outcome"] == "refused"
     assert await node.drop_reason() == DropReason.SERVICE_BACKEND_NOT_FOUND
 
 

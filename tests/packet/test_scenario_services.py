@@ -86,7 +86,7 @@ async def test_asking_in_vain_is_refused_by_name(lab: Lab, shop: str) -> None:
             job("new", shop, 81, patience=0.4),
             namespace=NS,
         )
-        assert [each.outcome for each in tries] == ["denied", "denied"]
+        assert [each.outcome for each in tries] == ["refused", "refused"]
 
         def told(ip: str, port: int) -> list[dict[str, Any]]:
             return [
