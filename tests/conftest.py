@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from deploy.lab.apiserver import ApiServer
 from shared.bus import Bus
 from shared.kubernetes import Kubernetes, connect
 from tests.nats_server import NatsServer
+
+# Started in the background of a script, this process ignores Ctrl-C, and what it starts would, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
