@@ -68,7 +68,7 @@ class Desire:
         """Policy sets by id; those that are gone stay until their last events have been told."""
         self.problems: dict[str, str] = {}
         """Sentences about what cannot be realised, by object."""
-        self.services = Frontends(kernel, problems=self.problems)
+        self.services = Frontends(kernel, node=node, problems=self.problems)
         self._node = node
         self._kernel = kernel
         self._own_addresses: frozenset[str] = frozenset()

@@ -124,8 +124,8 @@ class ServiceEntries:
     problems: list[str] = field(default_factory=list)
 
 
-def service_entries(service: ServiceRecord) -> ServiceEntries:
-    """Frontends and backends of a Service's cluster IPs; what cannot be served is a named problem."""
+def service_entries(service: ServiceRecord, *, node: str) -> ServiceEntries:
+    """Frontends and backends of a Service on a node; what cannot be served is a named problem."""
     entries = ServiceEntries()
     for ip in service.cluster_ips:
         version = ip_address(ip).version
@@ -133,7 +133,9 @@ def service_entries(service: ServiceRecord) -> ServiceEntries:
         # Any other port of a Service's address has nobody to answer, and is not for the routes to send on.
         entries.frontends[version][family.frontend_key.pack(packed(ip), bytes(2), 0)] = FRONTEND.pack(0, 0, 0)
         for port in service.ports:
-            usable = usable_backends(port.backends, version=version)
+            usable = usable_backends(
+                port.backends, version=version, on=node if service.internal_local else None
+            )
             if port.protocol is Protocol.SCTP and any(backend.port != port.port for backend in usable):
                 entries.problems.append(
                     f"Service {service.namespace}/{service.name} port {port.port}/SCTP: "
@@ -147,9 +149,18 @@ def service_entries(service: ServiceRecord) -> ServiceEntries:
     return entries
 
 
-def usable_backends(backends: Iterable[Backend], *, version: int) -> tuple[Backend, ...]:
-    """Backends for new connections: the ready ones, else those that still serve while they terminate."""
-    family = [backend for backend in backends if ip_address(backend.ip).version == version]
+def usable_backends(
+    backends: Iterable[Backend], *, version: int, on: str | None = None
+) -> tuple[Backend, ...]:
+    """Backends for new connections: the ready ones, else those that still serve while they terminate.
+
+    ``on`` is the only node whose backends count (``internalTrafficPolicy: Local``).
+    """
+    family = [
+        backend
+        for backend in backends
+        if ip_address(backend.ip).version == version and on in (None, backend.node)
+    ]
     ready = tuple(backend for backend in family if backend.ready)
     return ready or tuple(backend for backend in family if backend.serving and backend.terminating)
 

@@ -19,12 +19,13 @@ from shared.contract.service import ServiceRecord
 class Frontends:
     """The committed Services."""
 
-    def __init__(self, kernel: KernelState, *, problems: dict[str, str]) -> None:
-        """``problems`` takes sentences about what cannot be realised, by object."""
+    def __init__(self, kernel: KernelState, *, node: str, problems: dict[str, str]) -> None:
+        """Of a node; ``problems`` takes sentences about what cannot be realised, by object."""
         self.names: dict[tuple[str, int, int], tuple[str, str]] = {}
         """(frontend address, port, protocol number) to the Service's (namespace, name)."""
         self._services: Committed[Message] = Committed()
         self._kernel = kernel
+        self._node = node
         self._problems = problems
         self._entries: dict[str, ServiceEntries] = {}
         self._frontends: dict[tuple[FamilyState, bytes], dict[str, bytes]] = {}
@@ -55,7 +56,7 @@ class Frontends:
         return True
 
     def _enter_service(self, key: str, service: ServiceRecord) -> None:
-        entries = self._entries[key] = service_entries(service)
+        entries = self._entries[key] = service_entries(service, node=self._node)
         if entries.problems:
             self._problems[key] = "; ".join(entries.problems)
         self._name_service(service, known=True)

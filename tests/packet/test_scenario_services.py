@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from shared.kubernetes import Object
 from tests.packet.agents import job, traffic, tried
 from tests.packet.labs import Lab, eventually
 from tests.packet.manifests import from_pods, pod, policy, service
@@ -36,9 +37,18 @@ def shop(lab: Lab) -> Iterator[str]:
         ),
         service("alone", namespace=NS, ports=["http=80:web", "dns=53:dns/UDP"], only="server-1"),
         service("nobody", namespace=NS, ports=["80:80"], app="nobody"),
+        local_service("near", namespace=NS, ports=["80:web"], app="server"),
+        local_service("far", namespace=NS, ports=["80:web"], only="server-1"),
     ]
     with lab.lasting_namespace(NS, *objects):
         yield asyncio.run(lab.service_ip("shop", namespace=NS))
+
+
+def local_service(name: str, **details: Any) -> Object:
+    """A Service with ``internalTrafficPolicy: Local``."""
+    made = service(name, **details)
+    made["spec"]["internalTrafficPolicy"] = "Local"
+    return made
 
 
 @pytest.mark.parametrize("client", CLIENTS)
@@ -74,6 +84,16 @@ async def test_server_reaches_itself_through_its_own_service(lab: Lab, shop: str
     assert {each.pod for each in tries} == {"server-1"}
     # Its own address would be answered inside the pod, untranslated.
     assert {each.client for each in tries} == {"169.254.42.1"}
+
+
+@pytest.mark.parametrize(("client", "server"), list(zip(CLIENTS, SERVERS, strict=True)))
+async def test_a_local_service_is_answered_on_the_clients_node(
+    lab: Lab, shop: str, client: str, server: str
+) -> None:
+    near, far = [await lab.service_ip(name, namespace=NS) for name in ("near", "far")]
+    tries = await tried(lab, client, *(job("new", near) for _ in range(12)), job("new", far), namespace=NS)
+    assert {each.pod for each in tries[:-1]} == {server}
+    assert tries[-1].outcome == ("open" if server == "server-1" else "refused")
 
 
 async def test_asking_in_vain_is_refused_by_name(lab: Lab, shop: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from services.datapath.desired import backend_set, service_entries, set_rows, usable_backends
 from services.datapath.kernel.layout import (
     FRONTEND,
@@ -90,7 +92,7 @@ def frontend(port: int, protocol: int) -> bytes:
 
 
 def test_every_address_of_a_service_also_covers_its_other_ports() -> None:
-    entries = service_entries(service(ServicePort(name="", protocol=Protocol.TCP, port=80)))
+    entries = service_entries(service(ServicePort(name="", protocol=Protocol.TCP, port=80)), node="n1")
 
     assert entries.frontends[4] == {
         frontend(0, 0): FRONTEND.pack(0, 0, 0),
@@ -120,10 +122,28 @@ def test_terminating_backends_serve_only_when_nothing_else_does() -> None:
     assert usable_backends((starting,), version=4) == ()
 
 
+def test_a_local_service_has_the_backends_of_its_node_alone() -> None:
+    backends = tuple(Backend(ip=f"10.0.{number}.1", port=80, node=f"n{number}") for number in (1, 2))
+    local = msgspec.structs.replace(
+        service(ServicePort(name="", protocol=Protocol.TCP, port=80, backends=backends)), internal_local=True
+    )
+    for node, served in (("n1", backends[:1]), ("n2", backends[1:]), ("n3", ())):
+        number, slots = backend_set(served, version=4)
+        entries = service_entries(local, node=node)
+        assert entries.frontends[4][frontend(80, 6)] == FRONTEND.pack(number, len(served), 0)
+        assert entries.backends[4] == slots
+
+
+def test_a_local_service_falls_back_to_what_terminates_on_its_node() -> None:
+    leaving = Backend(ip="10.0.0.2", port=80, node="n1", ready=False, serving=True, terminating=True)
+    ready = Backend(ip="10.0.0.1", port=80, node="n2")
+    assert usable_backends((leaving, ready), version=4, on="n1") == (leaving,)
+
+
 def test_sctp_with_another_target_port_is_a_named_problem_and_serves_nothing() -> None:
     backend = Backend(ip="10.0.0.1", port=81)
     entries = service_entries(
-        service(ServicePort(name="", protocol=Protocol.SCTP, port=80, backends=(backend,)))
+        service(ServicePort(name="", protocol=Protocol.SCTP, port=80, backends=(backend,))), node="n1"
     )
 
     assert "default/web port 80/SCTP" in entries.problems[0]
