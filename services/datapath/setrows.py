@@ -6,8 +6,9 @@ before endpoints; the rows of the set that it leaves are kept up to date in that
 next, for peers flip to new classes in between. Of a set that an endpoint still has, but that is not
 published any more, the kernel keeps the rows that it holds.
 
-A set that there is no room for is found out before anything is written, so that it harms no other: the
-others are as they are published. What becomes of its endpoints is :class:`WhenFull`.
+A set that there is no room for is found out before anything is written, so that it harms no other: those that
+the kernel has come first, and the others are as they are published. What becomes of its endpoints is
+:class:`WhenFull`.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class SetRows:
         self._without_room = set()
         new = {number: self._new_keys(number) for number in self._made}
         room = self._room(used | asked, wanted=sum(new.values()))
-        for number, (value, made) in self._made.items():
+        for number in sorted(self._made, key=lambda each: (each not in self._held, each)):
+            value, made = self._made[number]
             reason = made.problem
             if not self._is_kept(made) and new[number] > room:
                 self._without_room.add(number)

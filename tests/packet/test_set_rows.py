@@ -70,6 +70,17 @@ def kernel(loaded: Loaded) -> Iterator[Kernel]:
     kernel.close()
 
 
+@pytest.mark.parametrize(("old", "new"), [(10, 5), (10, 15)])
+def test_a_set_that_the_kernel_has_grows_before_another_comes(small: Loaded, old: int, new: int) -> None:
+    with closing(Kernel(small)) as kernel:
+        kernel.publish(old, 1, 2)
+        assert kernel.holds({old}) == {(old, 0), (old, 1), (old, 2)}
+        kernel.publish(new, 1, 2, 3, 4)
+        kernel.publish(old, 1, 2, 3)
+        assert kernel.holds({old, new}) == {(old, 0), (old, 1), (old, 2), (old, 3)}
+        assert set(kernel.rows.unfit) == {new}
+
+
 def test_only_the_sets_of_local_endpoints_have_rows(kernel: Kernel) -> None:
     kernel.publish(10, 1, 2)
     kernel.publish(11, 1)
