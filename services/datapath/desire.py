@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
+from itertools import chain
 
 from services.datapath.committed import Change, Committed
 from services.datapath.desired import prefix_entries
@@ -84,7 +85,6 @@ class Desire:
         self._address_classes: dict[str, AddressClass] = {}
         self._cidr_classes: dict[str, CidrClass] = {}
         self._pod_space: Space | None = None
-        self._outdated: set[str] = set()
         self._withheld: dict[int, set[str]] = {}
         self._when_full = when_full
         self._last_wanted: dict[FamilyState, dict[bytes, bytes]] = {}
@@ -97,9 +97,18 @@ class Desire:
 
     @property
     def is_outdated(self) -> bool:
-        """Some address is in a class of an earlier commit, as the last one speaks of an identity of it that
-        has not been heard of yet: its class must not be taken away."""
-        return bool(self._outdated)
+        """Some address still has an identity that the last commit knows no more, or not for long.
+
+        What that identity has must not be taken away before this node hears of the address's next one.
+        """
+        return self.policy.spoken and any(map(self._is_left_behind, chain(*self._withheld.values())))
+
+    def _is_left_behind(self, ip: str) -> bool:
+        held = self._kernel.of(ip).ipcache.wanted(packed(ip))
+        if held is None or ip in self._address_classes:
+            return False
+        policy = self.policy.values.get(f"identity.{PEER.unpack(held)[1]}")
+        return not isinstance(policy, IdentityPolicy) or policy.gone
 
     # -- addresses ---------------------------------------------------------------------------------
 
@@ -175,7 +184,6 @@ class Desire:
             self._want_address(ip)
 
     def _want_address(self, ip: str) -> None:
-        self._outdated.discard(ip)
         entry = self.ipcache.get(ip)
         own = ip in self._own_addresses and not any(ip in pod.ips for pod in self.local.values())
         if own or (entry is not None and entry.node == self._node and not entry.pod):
@@ -198,15 +206,16 @@ class Desire:
         held = self._kernel.of(ip).ipcache.wanted(packed(ip))
         if held is None:
             return
-        own_class, identity = PEER.unpack(held)
-        peer_class = self._class_at(ip, identity)
+        _, identity = PEER.unpack(held)
+        override = self._address_classes.get(ip)
         # What is no address of this node's any more is not let past policies as one.
         if identity == Reserved.HOST or self._is_outside(ip, identity):
             self._want_identity(ip, None)
-        elif peer_class is not None:
-            self._want_identity(ip, identity, peer_class=peer_class)
-        elif own_class:
-            self._outdated.add(ip)
+        elif override is not None:
+            # Perhaps of an identity that the commit knows already, and this node has not heard of.
+            self._want_identity(ip, identity, peer_class=int(override.peer_class, 16))
+        elif f"identity.{identity}" in self.policy.values:
+            self._want_identity(ip, identity)
 
     def _class_at(self, ip: str, identity: int) -> int | None:
         """The class of an identity at an address, 0: as everywhere; None as long as it is not known."""
@@ -237,10 +246,10 @@ class Desire:
             self._withheld.pop(identity, None)
 
     def _want_cidrs(self) -> None:
-        if not self.nodes or not self.policy.spoken:
+        if not self.policy.spoken:
             return
         pod_cidrs = {cidr for node in self.nodes.values() for cidr in node.pod_cidrs}
-        if not self._settled:
+        if not self._settled or not self.nodes:
             pod_cidrs.update(self._held_pod_cidrs())
         wanted = prefix_entries(pod_cidrs, self._cidr_classes.values())
         for family in self._kernel.families:

@@ -83,28 +83,46 @@ class Follower:
         """Publishes how the world is, and takes it in until the kernel holds it."""
         self._note_pods()
         steps: list[Callable[[], None]] = [
-            lambda: self._hear("nodes", self._nodes(), NodeRecord, self._desire.take_nodes),
-            lambda: self._hear("ipcache", self._ipcache(), IpEntry, self._desire.take_ipcache),
-            lambda: self._hear("endpoints", self._endpoints(), EndpointRecord, self._desire.take_endpoints),
-            self._hear_policy,
+            self.hear_nodes,
+            self.hear_ipcache,
+            self.hear_endpoints,
+            self.hear_policy,
             self._move_pods,
         ]
         self._chance.shuffle(steps)
         for step in steps:
             step()
             if self._chance.random() < 0.5:
-                self._apply()
+                self.apply()
         self._desire.settle()
-        self._apply()
-        self._realised = self._desire.policy.revision
-        self._now += self._chance.choice((0.0, 2.0))
+        self.apply()
+        self.pass_time(self._chance.choice((0.0, 2.0)))
         assert not self._desire.problems, self._desire.problems
         for endpoint in self._desire.local.values():
             assert not self._desire.readiness(endpoint).reason
 
-    def _apply(self) -> None:
+    def apply(self) -> None:
+        """Brings the kernel up to what was heard, and tells the policy service of it."""
         self._desire.want_local()
         assert self._kernel.apply().problems == ()
+        if not self._desire.is_outdated:
+            self._realised = self._desire.policy.revision
+
+    def pass_time(self, seconds: float) -> None:
+        """What is retired gets older."""
+        self._now += seconds
+
+    def hear_nodes(self) -> None:
+        """Of bucket ``nodes``."""
+        self._hear("nodes", self._nodes(), NodeRecord, self._desire.take_nodes)
+
+    def hear_ipcache(self) -> None:
+        """Of bucket ``ipcache``."""
+        self._hear("ipcache", self._ipcache(), IpEntry, self._desire.take_ipcache)
+
+    def hear_endpoints(self) -> None:
+        """Of bucket ``endpoints``."""
+        self._hear("endpoints", self._endpoints(), EndpointRecord, self._desire.take_endpoints)
 
     # -- what there is -------------------------------------------------------------------------------
 
@@ -178,7 +196,8 @@ class Follower:
         entries = [self._entry(key, changed[key], as_type) for key in keys]
         take(Batch(snapshot=before is None, entries=tuple(entries), revision=self._revision, caught_up=True))
 
-    def _hear_policy(self) -> None:
+    def hear_policy(self) -> None:
+        """Of bucket ``policy``, which is published first."""
         self._world.feed(self._compiler)
         made = self._planner.plan(realised=self._realised, now=self._now, time="2026-01-01T00:00:00Z")
         entries: list[Entry[Message]] = []

@@ -76,15 +76,33 @@ def test_an_address_that_waits_for_its_new_identity_has_the_new_classes_of_the_o
     assert kernel.address(REMOTE_IP) == (9, 301)
 
 
-def test_a_class_of_before_is_known_to_be_one_until_the_new_identity_is_heard_of(kernel: Kernel) -> None:
-    kernel.policy(300, addresses={REMOTE_IP: (300, 7)})
+@pytest.mark.parametrize("before", [None, (300, 7)])
+def test_an_address_has_the_class_of_its_next_identity_though_that_is_not_heard_of_yet(
+    kernel: Kernel, before: tuple[int, int] | None
+) -> None:
+    """No row may be left that knows what it had, and its blocks are in this one alone."""
+    kernel.policy(300, addresses={REMOTE_IP: before})
     kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
     kernel.policy(300, 301, addresses={REMOTE_IP: (301, 9)})
-    assert kernel.address(REMOTE_IP) == (7, 300)
-    assert kernel.desire.is_outdated
+    assert kernel.address(REMOTE_IP) == (9, 300)
+    assert not kernel.desire.is_outdated
     kernel.desire.take_ipcache(kernel.batch(remote(301)))
     assert kernel.address(REMOTE_IP) == (9, 301)
-    assert not kernel.desire.is_outdated
+
+
+def test_an_identity_that_is_gone_is_needed_until_its_successor_is_heard_of(kernel: Kernel) -> None:
+    kernel.policy(300)
+    kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
+    kernel.desire.take_ipcache(kernel.batch(remote(301)))
+    seen = [kernel.desire.is_outdated]
+    gone = IdentityPolicy(identity=Identity(300), peer_class=peer_class(300), gone=True)
+    assert kernel.desire.take_policy(kernel.batch({"identity.300": gone, "commit": COMMIT}))
+    assert kernel.address(REMOTE_IP) == (0, 300)
+    seen.append(kernel.desire.is_outdated)
+    kernel.policy(301)
+    assert kernel.address(REMOTE_IP) == (0, 301)
+    seen.append(kernel.desire.is_outdated)
+    assert seen == [False, True, False]
 
 
 def test_an_address_that_is_no_longer_the_nodes_own_is_not_let_past_policies_as_one(kernel: Kernel) -> None:
