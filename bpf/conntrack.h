@@ -161,12 +161,13 @@ static __always_inline int F(use_other_port)(const struct F(tuple) * forward, st
 }
 
 /* Enters an entry; returns 0 or a drop reason. One that a former connection left under the same key is written over where
- * it lies: that saves the LRU two moves. It has no address that a packet on another CPU could see half written. */
-static __always_inline int F(put)(struct F(tuple) * key, struct F(ct_entry) * entry)
+ * it lies: that saves the LRU two moves. It has no address that a packet on another CPU could see half written, and one
+ * that has expired may be swept away meanwhile. */
+static __always_inline int F(put)(struct F(tuple) * key, struct F(ct_entry) * entry, __u32 now)
 {
 	struct F(ct_entry) *former = F(ct).lookup(key);
 
-	if (former && !((former->flags | entry->flags) & CT_TRANSLATE)) {
+	if (former && F(alive)(former, now) && !((former->flags | entry->flags) & CT_TRANSLATE)) {
 		*former = *entry;
 		return 0;
 	}
@@ -187,7 +188,7 @@ static __always_inline int F(enter_answer)(struct F(tuple) * forward, struct F(c
 	reply.flags = entry->flags | CT_REPLY;
 	if (entry->flags & CT_TRANSLATE)
 		F(reverse)(&reply.to, forward);
-	return F(put)(answer, &reply);
+	return F(put)(answer, &reply, now);
 }
 
 /* Enters both directions of a new connection; returns 0 or a drop reason. The answer's entry is first, so that a
@@ -200,7 +201,7 @@ static __always_inline int F(enter)(struct F(tuple) * forward, struct F(ct_entry
 
 	if (reason)
 		return reason;
-	reason = F(put)(forward, entry);
+	reason = F(put)(forward, entry, now);
 	if (reason)
 		F(ct).delete(answer);
 	return reason;

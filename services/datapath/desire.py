@@ -187,6 +187,8 @@ class Desire:
         entry = self.ipcache.get(ip)
         own = ip in self._own_addresses and not any(ip in pod.ips for pod in self.local.values())
         if own or (entry is not None and entry.node == self._node and not entry.pod):
+            if entry is not None:
+                self._release(ip, entry.identity)
             self._want_identity(ip, Reserved.HOST)
             return
         if entry is None and ip not in self._unclaimed:
@@ -275,9 +277,11 @@ class Desire:
             # What an earlier process left in the kernel is compared with the first commit as a whole.
             self._kernel.classes.want_exactly({})
         self._take_sets(change)
+        is_new_space = self._take_pod_space()
         self._want_classes(change)
         self._want_address_classes(change)
-        self._want_pod_space()
+        if is_new_space:
+            self._want_addresses((*self.ipcache, *self._unclaimed))
         if self.ipcache:
             self.begin()
         if first:
@@ -303,11 +307,11 @@ class Desire:
         self._cidr_classes |= come
         return bool(gone or come)
 
-    def _want_pod_space(self) -> None:
+    def _take_pod_space(self) -> bool:
+        """Before any address is judged by it; True when it is another one."""
         space = self.policy.commit.pod_space if isinstance(self.policy.commit, Commit) else None
         before, self._pod_space = self._pod_space, None if space is None else Space(space)
-        if self._pod_space != before:
-            self._want_addresses((*self.ipcache, *self._unclaimed))
+        return self._pod_space != before
 
     def _want_classes(self, change: Change[Message]) -> None:
         for value in change.removed.values():

@@ -130,8 +130,6 @@ def service_entries(service: ServiceRecord, *, node: str) -> ServiceEntries:
     for ip in service.cluster_ips:
         version = ip_address(ip).version
         family = FAMILIES[version]
-        # Any other port of a Service's address has nobody to answer, and is not for the routes to send on.
-        entries.frontends[version][family.frontend_key.pack(packed(ip), bytes(2), 0)] = FRONTEND.pack(0, 0, 0)
         for port in service.ports:
             usable = usable_backends(
                 port.backends, version=version, on=node if service.internal_local else None
@@ -146,6 +144,9 @@ def service_entries(service: ServiceRecord, *, node: str) -> ServiceEntries:
             key = family.frontend_key.pack(packed(ip), port_bytes(port.port), port.protocol.number)
             entries.frontends[version][key] = FRONTEND.pack(number, len(usable), 0)
             entries.backends[version].update(slots)
+        # Any other port of a Service's address has nobody to answer, and is not for the routes to send on.
+        # Written last, so that nobody is refused on a port that is on its way.
+        entries.frontends[version][family.frontend_key.pack(packed(ip), bytes(2), 0)] = FRONTEND.pack(0, 0, 0)
     return entries
 
 

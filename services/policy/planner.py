@@ -161,7 +161,8 @@ class Planner:
         unheard = made.withheld - self.published.sets.keys()
         for key, member in list(made.members.items()):
             old = self.published.identities.get(key)
-            if not isinstance(member, IdentityPolicy) or old is None:
+            # Of one that comes back, the sets of when it went are not kept: there is none who has them.
+            if not isinstance(member, IdentityPolicy) or old is None or old.gone:
                 continue
             kept = msgspec.structs.replace(
                 member,

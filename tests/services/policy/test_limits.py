@@ -24,7 +24,7 @@ from tests.buckets import Followed
 from tests.nats_server import NatsServer
 from tests.service_process import Launch
 from tests.services.policy.cluster import WEB, Hear, apply, change, guard, guarded, set_of, status
-from tests.services.policy.test_compiler import DB, compiler, from_app, policy
+from tests.services.policy.test_compiler import DB, compiler, from_app, identity, policy
 from tests.services.policy.test_planner import Publisher
 from tests.small_nats import LARGEST, small_nats
 from tests.waiting import eventually
@@ -96,6 +96,25 @@ def test_an_identity_keeps_its_set_while_the_new_one_cannot_be_stored() -> None:
     publisher.publish()
     assert publisher.identity(DB).ingress != before.ingress
     assert set_key(publisher.identity(DB).ingress) in publisher.bucket  # type: ignore[arg-type]  # it has one
+
+
+def test_an_identity_that_comes_back_does_not_keep_the_set_of_when_it_went() -> None:
+    """A new pod would begin with it."""
+    small = _Small()
+    publisher = Publisher(compiler(policy(podSelector={}, ingress=[{"ports": ports(2)}])))
+    publisher.planner = Planner(publisher.desired, patience=Patience(), fits=small.fits)
+    publisher.publish()
+    before = publisher.identity(DB)
+    publisher.realised = 0.0
+    publisher.desired.remove_identity(DB)
+    publisher.publish()
+    assert publisher.identity(DB).gone
+    publisher.desired.set_policy(policy(podSelector={}, ingress=[{"ports": ports(5)}]))
+    publisher.desired.set_identity(identity(DB, app="db"))
+    publisher.publish()
+    back = publisher.identity(DB)
+    assert (back.gone, back.ingress == before.ingress) == (False, False)
+    assert set_key(str(back.ingress)) not in publisher.bucket  # type: ignore[arg-type]  # an id
 
 
 def test_a_published_set_that_cannot_grow_stays_as_it_is_and_others_go_on() -> None:
