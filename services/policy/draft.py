@@ -248,8 +248,7 @@ class _Drafter:
         for move, signature in chosen.items():
             if move.published is None:
                 continue
-            resolved = self._old.compiled.keys() if move.late else ()
-            if self._old.say_the_same(move.published, signature, but=resolved):
+            if self._old.say_the_same(move.published, signature, late=move.late):
                 continue
             element = was(move.published, sequence=self._published.known)
             chosen[move] = signature | {element}

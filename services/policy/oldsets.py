@@ -81,17 +81,21 @@ class OldSets:
             id for id, block in self._blocks.items() if block.covers(place)
         )
 
-    def say_the_same(self, published: ClassId, signature: Signature, *, but: Collection[SetId] = ()) -> bool:
+    def say_the_same(self, published: ClassId, signature: Signature, *, late: bool) -> bool:
         """Whether they say of a published class what they will say of the class of a signature.
 
-        No matter what the sets ``but`` say. A class that no row speaks of may be in use on a node that lags.
+        If a member is ``late``, what counts for those that this process compiled is what their own selectors
+        say. A class that no row speaks of may be in use on a node that lags.
         """
         target = self._classes.id_of(signature)
-        resolved = self._by_element.asking(signature) if self._is_new(target) else set[SetId]()
-        spoken = resolved | self._published.sets_with_row((published, target))
+        spoken = self._published.sets_with_row((published, target))
+        if late or self._is_new(target):
+            spoken |= self._by_element.asking(signature)
+        own = self.compiled if late else {}
         return all(
-            self.sets[id].rows.get(published) == self._row(id, target, signature)
-            for id in spoken & self.sets.keys() - set(but)
+            self._row(id, target, signature)
+            == (own[id].row(signature) if id in own else self.sets[id].rows.get(published))
+            for id in spoken & self.sets.keys()
         )
 
     def _row(self, id: SetId, target: ClassId, signature: Signature) -> Row | None:

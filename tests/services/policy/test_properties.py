@@ -203,6 +203,7 @@ def test_compiled_policy_means_what_the_kubernetes_api_says(seed: int, steps: in
 
 @settings(max_examples=300, deadline=None)
 @given(seed=seeds, steps=st.integers(1, 16))
+@example(seed=437884, steps=11)
 def test_no_step_of_a_publication_breaks_a_verdict(seed: int, steps: int) -> None:
     cluster = live(random.Random(seed), steps=steps)
     for node in cluster.nodes:
