@@ -20,12 +20,6 @@ struct neighbour {
 	__u8 mac[6];
 };
 
-/* What the checksum covers besides the message. */
-struct neighbour_pseudo {
-	struct address6 source, destination;
-	__be32 length, next;
-};
-
 /* Whether a packet is about neighbours: it speaks to its link alone. */
 static __always_inline int is_neighbour_discovery(struct __sk_buff *skb)
 {
@@ -51,32 +45,28 @@ static __always_inline int answer_neighbour(struct __sk_buff *skb)
 {
 	__u32 zero = 0, length = sizeof(struct neighbour);
 	struct node_config *config = node_config.lookup(&zero);
-	struct neighbour_pseudo pseudo = {};
 	struct neighbour message = {};
+	struct address6 asking;
 	struct endpoint6 *endpoint;
 	__u8 reason = DROP_UNSUPPORTED_L3_PROTOCOL, limit;
 	__be16 payload;
 	__u8 mac[6];
-	__s64 sum;
 
 	if (!config || bpf_skb_load_bytes(skb, OFFSET_IP + sizeof(struct ipv6hdr), &message, length) ||
 	    message.type != ND_SOLICITATION ||
 	    bpf_skb_load_bytes(skb, OFFSET_IP + offsetof(struct ipv6hdr, hop_limit), &limit, 1) ||
-	    limit != ND_HOP_LIMIT || bpf_skb_load_bytes(skb, OFFSET_IP + SOURCE6, &pseudo.destination, 16) ||
+	    limit != ND_HOP_LIMIT || bpf_skb_load_bytes(skb, OFFSET_IP + SOURCE6, &asking, sizeof(asking)) ||
 	    bpf_skb_load_bytes(skb, ETH_ALEN, mac, ETH_ALEN))
 		goto drop;
 	/* Looking for a duplicate has no source. */
-	reason = pseudo.destination.word[0] || pseudo.destination.word[3] ? DROP_INVALID_SOURCE_IP : reason;
-	endpoint = endpoints6.lookup(&pseudo.destination);
+	reason = asking.word[0] || asking.word[3] ? DROP_INVALID_SOURCE_IP : reason;
+	endpoint = endpoints6.lookup(&asking);
 	if (!endpoint || endpoint->ifindex != skb->ifindex)
 		goto drop;
 	reason = DROP_UNSUPPORTED_L3_PROTOCOL;
 	endpoint = endpoints6.lookup(&message.target);
 	if (endpoint && endpoint->ifindex == skb->ifindex)
 		goto drop;
-	pseudo.source = message.target;
-	pseudo.length = bpf_htonl(length);
-	pseudo.next = bpf_htonl(IPPROTO_ICMPV6);
 	message.type = ND_ADVERTISEMENT;
 	message.code = 0;
 	message.checksum = 0;
@@ -84,9 +74,7 @@ static __always_inline int answer_neighbour(struct __sk_buff *skb)
 	message.option = ND_TARGET_LINK_ADDRESS;
 	message.option_length = 1;
 	__builtin_memcpy(message.mac, config->mac, 6);
-	sum = bpf_csum_diff(0, 0, (__be32 *)&pseudo, sizeof(pseudo), 0);
-	sum = bpf_csum_diff(0, 0, (__be32 *)&message, sizeof(message), sum);
-	message.checksum = folded(sum);
+	message.checksum = checksum_of6(&message.target, &asking, IPPROTO_ICMPV6, &message, sizeof(message));
 	reason = DROP_WRITE_ERROR;
 	/* What the question has behind this is no part of the answer. */
 	if (bpf_skb_change_tail(skb, OFFSET_IP + sizeof(struct ipv6hdr) + length, 0))
@@ -94,8 +82,8 @@ static __always_inline int answer_neighbour(struct __sk_buff *skb)
 	payload = bpf_htons(length);
 	if (bpf_skb_store_bytes(skb, OFFSET_IP + offsetof(struct ipv6hdr, payload_len), &payload, 2, 0) ||
 	    bpf_skb_store_bytes(skb, OFFSET_IP + sizeof(struct ipv6hdr), &message, sizeof(message), 0) ||
-	    bpf_skb_store_bytes(skb, OFFSET_IP + SOURCE6, &pseudo.source, 16, 0) ||
-	    bpf_skb_store_bytes(skb, OFFSET_IP + DESTINATION6, &pseudo.destination, 16, 0) ||
+	    bpf_skb_store_bytes(skb, OFFSET_IP + SOURCE6, &message.target, 16, 0) ||
+	    bpf_skb_store_bytes(skb, OFFSET_IP + DESTINATION6, &asking, sizeof(asking), 0) ||
 	    bpf_skb_store_bytes(skb, 0, mac, ETH_ALEN, 0) ||
 	    bpf_skb_store_bytes(skb, ETH_ALEN, message.mac, ETH_ALEN, 0))
 		goto drop;

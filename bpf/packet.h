@@ -11,8 +11,7 @@
 /* TTL or hop limit of what the node itself answers. */
 #define ANSWER_TTL 64
 
-/* Transport headers without options: TCP's, and the least of the others (UDP, ICMP). */
-#define TCP_HEADER 20
+/* The least transport header but TCP's (UDP, ICMP). */
 #define LEAST_HEADER 8
 
 /* A TCP header without options. */

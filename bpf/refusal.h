@@ -2,12 +2,6 @@
  * 3.10.7.1), of all else the port is unreachable (RFC 792, RFC 4443). They come from the address that was asked, straight
  * into the pod: no policy is asked about the pod's own packet coming back as an answer. */
 
-/* What the checksums of transport headers cover besides them. */
-struct F(pseudo) {
-	struct F(address) src, dst;
-	__be32 length, next;
-};
-
 /* ICMP's message, with as much of the packet as it has to quote. */
 struct F(unreachable) {
 	__u8 type, code;
@@ -16,22 +10,6 @@ struct F(unreachable) {
 	F(ip_header) header;
 	__u8 transport[8];
 };
-
-/* The checksum of `length` bytes, a multiple of 4, that answer `tuple`; with `covering` what is around them. */
-static __always_inline __u16 F(checksum_of)(const struct F(tuple) * tuple, __u8 protocol, void *bytes,
-					    __u32 length, int covering)
-{
-	struct F(pseudo) pseudo = {};
-	__s64 sum = 0;
-
-	pseudo.src = tuple->dst;
-	pseudo.dst = tuple->src;
-	pseudo.length = bpf_htonl(length);
-	pseudo.next = bpf_htonl(protocol);
-	if (covering)
-		sum = bpf_csum_diff(0, 0, (__be32 *)&pseudo, sizeof(pseudo), 0);
-	return folded(bpf_csum_diff(0, 0, bytes, length, sum));
-}
 
 /* Turns the packet around: `length` bytes of `protocol` go back to who sent it. Returns 0 when that is done. */
 static __always_inline int F(turn_around)(struct __sk_buff *skb, const struct F(tuple) * tuple, __u8 protocol,
@@ -72,7 +50,7 @@ static __always_inline int F(reset)(struct __sk_buff *skb, const struct packet *
 		reset.ack = bpf_htonl(bpf_ntohl(segment.seq) + taken);
 		reset.flags |= TCP_ACK;
 	}
-	reset.checksum = F(checksum_of)(tuple, IPPROTO_TCP, &reset, sizeof(reset), 1);
+	reset.checksum = F(checksum_of)(&tuple->dst, &tuple->src, IPPROTO_TCP, &reset, sizeof(reset));
 	return F(turn_around)(skb, tuple, IPPROTO_TCP, &reset, sizeof(reset));
 }
 
@@ -87,8 +65,11 @@ static __always_inline int F(tell_unreachable)(struct __sk_buff *skb, const stru
 	if (bpf_skb_load_bytes(skb, OFFSET_IP, &message.header, sizeof(message.header)) ||
 	    bpf_skb_load_bytes(skb, packet->l4, message.transport, sizeof(message.transport)))
 		return -1;
-	message.checksum =
-		F(checksum_of)(tuple, F(PROTOCOL_ICMP), &message, sizeof(message), F(ICMP_CHECKSUM));
+	if (F(ICMP_CHECKSUM))
+		message.checksum =
+			F(checksum_of)(&tuple->dst, &tuple->src, F(PROTOCOL_ICMP), &message, sizeof(message));
+	else
+		message.checksum = folded(bpf_csum_diff(0, 0, (__be32 *)&message, sizeof(message), 0));
 	return F(turn_around)(skb, tuple, F(PROTOCOL_ICMP), &message, sizeof(message));
 }
 

@@ -18,11 +18,7 @@ static __always_inline int F(answers)(const struct packet *packet, const struct 
 static __always_inline int F(parse_transport)(struct __sk_buff *skb, struct packet *packet,
 					      struct F(tuple) * tuple)
 {
-	struct {
-		__be16 sport, dport;
-		__be32 seq, ack;
-		__u8 offset, flags;
-	} tcp;
+	struct tcp_header tcp;
 	struct {
 		__u8 type, code;
 		__be16 checksum, id, sequence;
@@ -30,7 +26,7 @@ static __always_inline int F(parse_transport)(struct __sk_buff *skb, struct pack
 
 	switch (tuple->protocol) {
 	case IPPROTO_TCP:
-		if (bpf_skb_load_bytes(skb, packet->l4, &tcp, 14))
+		if (bpf_skb_load_bytes(skb, packet->l4, &tcp, offsetof(struct tcp_header, window)))
 			return DROP_CT_INVALID_HEADER;
 		tuple->sport = tcp.sport;
 		tuple->dport = tcp.dport;
@@ -74,7 +70,7 @@ static __always_inline int F(parse)(struct __sk_buff *skb, struct packet *packet
 
 	if (reason)
 		return reason;
-	header = tuple->protocol == IPPROTO_TCP ? TCP_HEADER : LEAST_HEADER;
+	header = tuple->protocol == IPPROTO_TCP ? sizeof(struct tcp_header) : LEAST_HEADER;
 	if (!packet->offset) {
 		if (packet->fragmented && packet->end < packet->l4 + header)
 			return DROP_CT_INVALID_HEADER;
@@ -132,6 +128,27 @@ static __always_inline int F(parse_quoted)(struct __sk_buff *skb, const struct p
 	tuple->sport = ports[1];
 	tuple->dport = ports[0];
 	return 0;
+}
+
+/* What checksums that cover addresses cover in front of the transport header. */
+struct F(pseudo) {
+	struct F(address) src, dst;
+	__be32 length, next;
+};
+
+/* The checksum of `length` bytes of `protocol`, a multiple of 4, between two addresses. */
+static __always_inline __u16 F(checksum_of)(const struct F(address) * src, const struct F(address) * dst,
+					    __u8 protocol, void *bytes, __u32 length)
+{
+	struct F(pseudo) pseudo = {};
+	__s64 sum;
+
+	pseudo.src = *src;
+	pseudo.dst = *dst;
+	pseudo.length = bpf_htonl(length);
+	pseudo.next = bpf_htonl(protocol);
+	sum = bpf_csum_diff(0, 0, (__be32 *)&pseudo, sizeof(pseudo), 0);
+	return folded(bpf_csum_diff(0, 0, bytes, length, sum));
 }
 
 /* Offset in the transport header of the checksum that covers addresses, 0: none does. */

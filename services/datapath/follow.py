@@ -127,14 +127,14 @@ class Followers:
     async def _begin(self) -> None:
         await self._spoken[Bucket.IPCACHE].wait()
         await asyncio.sleep(_BEGIN_SECONDS)
-        self._realiser.desire.begin()
+        self._realiser.desire.addresses.begin()
         self._realiser.trigger()
 
     async def _settle(self) -> None:
         for spoken in self._spoken.values():
             await spoken.wait()
         await asyncio.sleep(_SETTLE_SECONDS)
-        self._realiser.desire.settle()
+        self._realiser.desire.addresses.settle()
         self._realiser.trigger()
 
     def _take_identities(self, batch: Batch[IdentityRecord]) -> bool:
@@ -148,9 +148,9 @@ class Followers:
         return False
 
     def _take_nodes(self, batch: Batch[NodeRecord]) -> None:
-        self._realiser.desire.take_nodes(batch)
+        self._realiser.desire.addresses.take_nodes(batch)
         self._on_nodes()
 
     def _take_ipcache(self, batch: Batch[IpEntry]) -> None:
-        self._realiser.desire.take_ipcache(batch)
+        self._realiser.desire.addresses.take_ipcache(batch)
         self._realiser.ipcache_revision = batch.revision

@@ -83,7 +83,7 @@ class NodeNetwork:
 
     async def _reconcile(self) -> None:
         await self._take_own_addresses()
-        nodes = self._realiser.desire.nodes
+        nodes = self._realiser.desire.addresses.nodes
         own = nodes.get(token(self._node))
         if own is None:
             self._health.set_not_ready(
@@ -110,7 +110,7 @@ class NodeNetwork:
 
     async def _take_own_addresses(self) -> None:
         addresses = await self._netlink.local_addresses()
-        self._realiser.desire.set_own_addresses(address.ip for address in addresses)
+        self._realiser.desire.addresses.set_own(address.ip for address in addresses)
         self._realiser.trigger()
 
     def _routes(self, nodes: Iterable[NodeRecord]) -> dict[str, str]:

@@ -239,7 +239,9 @@ class Realiser:
                 ipcache = self.ipcache_revision
                 # A policy that is closed for want of room, or not asked on some interface, is not in force;
                 # nor may what an address still has in the kernel be taken away.
-                missing = self.desire.unfit_sets or self.attachments.problems or self.desire.is_outdated
+                missing = (
+                    self.desire.unfit_sets or self.attachments.problems or self.desire.addresses.is_outdated
+                )
                 if not missing:
                     policy = self.desire.policy.revision
             if applied.services is None:

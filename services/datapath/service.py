@@ -162,7 +162,7 @@ async def main(runtime: Runtime) -> None:
     followers = Followers(runtime, realiser, reading=reading)
     followers.on_nodes(node_network.trigger)
     views = FlowViews(
-        ipcache=realiser.desire.ipcache,
+        ipcache=realiser.desire.addresses.ipcache,
         identities=followers.identities,
         services=realiser.desire.services.names,
         sets=realiser.desire.sets,

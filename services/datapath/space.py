@@ -23,8 +23,3 @@ class Space:
         number = int(address)
         by_shift = self._prefixes.get(address.version, {})
         return any(number >> shift in prefixes for shift, prefixes in by_shift.items())
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Space) and self._prefixes == other._prefixes
-
-    __hash__ = None  # type: ignore[assignment]  # never a key

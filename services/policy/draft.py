@@ -34,7 +34,7 @@ from services.policy.compiler import Compiler
 from services.policy.ids import NO_SELECTOR, Element, Signature, was
 from services.policy.oldsets import OldSets
 from services.policy.published import Member, Published, set_key
-from services.policy.sets import Asked, CompiledSet
+from services.policy.sets import CompiledSet
 from shared.contract.base import ClassId, Identity, Message, SetId
 from shared.contract.policy import AddressClass, CidrClass, IdentityPolicy, PolicySet, Row
 
@@ -63,10 +63,10 @@ class Context:
     desired: Compiler
     published: Published
     classes: ClassTable
-    asked_by: Mapping[SetId, Asked]
-    """What old sets ask that this process has compiled."""
     compiled: Mapping[SetId, CompiledSet]
     """Published sets that this process has compiled."""
+    told_apart: Mapping[SetId, Signature]
+    """Elements that earlier drafts made for an old set."""
     complete: frozenset[SetId]
     """Published sets that have a row for every held class which needs one."""
     needed: frozenset[SetId]
@@ -84,12 +84,8 @@ class Draft:
     """Classes of which the rows will speak."""
     waiting: set[str] = field(default_factory=set)
     """Keys that are not as desired yet."""
-    told_apart: dict[SetId, set[Element]] = field(default_factory=dict)
-    """New elements by the old set that asks for them."""
-    apart: set[ClassId] = field(default_factory=set)
-    """Classes of which old sets go on saying what they say of the class that members come from."""
-    late: set[ClassId] = field(default_factory=set)
-    """Classes of members that are new to old sets."""
+    told_apart: set[Element] = field(default_factory=set)
+    """New elements that all old sets ask for."""
     withheld: set[SetId] = field(default_factory=set)
     """Sets that cannot be stored as they are to be."""
     needed: set[SetId] = field(default_factory=set)
@@ -121,6 +117,10 @@ class _Drafter:
         self._classes = context.classes
         self._result = Draft()
         self._old = self._old_sets()
+        self._apart: set[ClassId] = set()
+        """Classes of which old sets go on saying what they say of the class that members come from."""
+        self._late: set[ClassId] = set()
+        """Classes of members that are new to old sets."""
 
     def draft(self, scope: Iterable[str] | None) -> Draft:
         published, desired = self._published, self._desired
@@ -172,8 +172,8 @@ class _Drafter:
                 found[id] = value
         return OldSets(
             found,
-            asked_by=context.asked_by,
             compiled=context.compiled,
+            told_apart=context.told_apart,
             desired=context.desired,
             published=context.published,
             classes=context.classes,
@@ -236,7 +236,7 @@ class _Drafter:
             if chosen[move] != move.desired:
                 self._result.waiting.add(key)
             if move.late:
-                self._result.late.add(ids[move])
+                self._late.add(ids[move])
         return {key: (move.published, ids[move]) for key, move in moves.items()}
 
     def _next_signature(self, move: Move) -> Signature:
@@ -253,9 +253,8 @@ class _Drafter:
             element = was(move.published, sequence=self._published.known)
             chosen[move] = signature | {element}
             if not move.late:
-                self._result.apart.add(self._classes.id_of(chosen[move]))
-            for id in self._old.sets:
-                self._result.told_apart.setdefault(id, set()).add(element)
+                self._apart.add(self._classes.id_of(chosen[move]))
+            self._result.told_apart.add(element)
 
     def _put_members(self, keys: set[str], targets: Mapping[str, tuple[ClassId | None, ClassId]]) -> None:
         for key in keys:
@@ -305,7 +304,7 @@ class _Drafter:
             rows = {peer: row for peer, row in value.rows.items() if peer not in dead}
             copied = born
             if (known := self._old.compiled.get(id)) is not None:
-                copied = born & (self._result.apart - self._result.late)
+                copied = born & (self._apart - self._late)
                 rows = {peer: row for peer, row in rows.items() if peer not in born} | fresh.rows(known)
             for old, new in flips:
                 if new in copied:

@@ -29,19 +29,20 @@ class OldSets:
         self,
         sets: Mapping[SetId, PolicySet],
         *,
-        asked_by: Mapping[SetId, Asked],
         compiled: Mapping[SetId, CompiledSet],
+        told_apart: Mapping[SetId, Signature],
         desired: Compiler,
         published: Published,
         classes: ClassTable,
     ) -> None:
-        """``asked_by`` is what sets ask as far as known, ``compiled`` those that this process compiled."""
+        """``compiled`` has those that this process compiled, ``told_apart`` elements made for them by set."""
         self.sets = sets
         self.compiled = {id: compiled[id] for id in sets if id in compiled}
         self._desired = desired
         self._published = published
         self._classes = classes
-        self._asked = [asked_by[id] for id in sets if id in asked_by]
+        apart = NO_SELECTOR.union(*(told_apart.get(id, NO_SELECTOR) for id in sets))
+        self._asked = [*(known.asked for known in self.compiled.values()), Asked(selectors=apart)]
         self._by_element = SetsByElement()
         self._pods: dict[Element, PodTerm] = {}
         self._blocks: dict[Element, Block] = {}

@@ -18,9 +18,10 @@ from services.policy.classes import ClassTable
 from services.policy.compiler import Compiler
 from services.policy.draft import Context, Draft, class_name, draft
 from services.policy.errors import HashCollision
+from services.policy.ids import NO_SELECTOR, Signature
 from services.policy.published import Published, set_key
 from services.policy.retirement import Patience, Retirement
-from services.policy.sets import Asked, CompiledSet
+from services.policy.sets import CompiledSet
 from shared.contract.base import Message, SetId
 from shared.contract.names import COMMIT_KEY
 from shared.contract.policy import Commit, IdentityPolicy
@@ -51,8 +52,8 @@ class Planner:
         self._fits = fits
         self._retirement = Retirement(patience)
         self._classes = ClassTable()
-        self._asked_by: dict[SetId, Asked] = {}
         self._compiled: dict[SetId, CompiledSet] = {}
+        self._told_apart: dict[SetId, Signature] = {}
         self._complete: frozenset[SetId] = frozenset()
         self._needed: frozenset[SetId] = frozenset()
         self._waiting: set[str] = set()
@@ -99,8 +100,8 @@ class Planner:
             desired=self._desired,
             published=self.published,
             classes=self._classes,
-            asked_by=self._asked_by,
             compiled=self._compiled,
+            told_apart=self._told_apart,
             complete=self._complete,
             needed=self._needed,
             released=lambda name: self._retirement.released(name, realised=realised, now=now),
@@ -185,13 +186,12 @@ class Planner:
         self._classes.hold(made.held)
         self._complete = frozenset(self._desired.sets) - made.withheld
         self._needed = frozenset(made.needed)
-        asked_by = {id: value.asked for id, value in self._desired.sets.items()}
-        for id in self.published.sets.keys() - asked_by.keys():
-            known = self._asked_by.get(id, Asked())
-            asked_by[id] = known._replace(selectors=known.selectors | made.told_apart.get(id, set()))
-        self._asked_by = asked_by
-        kept = {id: value for id, value in self._compiled.items() if id in self.published.sets}
-        self._compiled = {**kept, **self._desired.sets}
+        known = {**self._compiled, **self._desired.sets}
+        self._compiled = {id: known[id] for id in self.published.sets if id in known}
+        self._told_apart = {
+            id: self._told_apart.get(id, NO_SELECTOR) | made.told_apart
+            for id in self.published.sets.keys() - self._desired.sets.keys()
+        }
         self._retirement.update(self._retired(), revision=revision, now=now)
 
     def _retired(self) -> Iterator[str]:

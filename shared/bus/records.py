@@ -43,6 +43,17 @@ class Batch(Generic[M]):
     errors: tuple[EntryError, ...] = ()
     """Entries that could not be decoded, by key: keep the last good value."""
 
+    def merge_into(self, values: dict[str, M]) -> None:
+        """Brings ``values``, by key, up to what the batch says."""
+        if self.snapshot:
+            for key in values.keys() - {error.key for error in self.errors}:
+                del values[key]
+        for entry in self.entries:
+            if entry.value is None:
+                values.pop(entry.key, None)
+            else:
+                values[entry.key] = entry.value
+
 
 class StreamState(msgspec.Struct, frozen=True):
     """The ``state`` of a stream."""

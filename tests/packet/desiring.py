@@ -119,4 +119,4 @@ def enter_local(kernel: Kernel, identity: int) -> None:
     record = EndpointRecord(node=NODE, namespace="shop", name="db", uid="u1", identity=Identity(identity))
     kernel.desire.local[LOCAL.host_ifname] = LOCAL
     kernel.desire.take_endpoints(kernel.batch({pod_key(node=NODE, namespace="shop", pod="db"): record}))
-    kernel.desire.take_ipcache(kernel.batch(local(identity)))
+    kernel.desire.addresses.take_ipcache(kernel.batch(local(identity)))

@@ -64,7 +64,7 @@ class Follower:
 
     def _begin(self) -> Desire:
         desire = Desire(node=THIS, kernel=self._kernel)
-        desire.set_own_addresses(OWN_IPS)
+        desire.addresses.set_own(OWN_IPS)
         return desire
 
     def link_at(self, ip: str) -> Link | None:
@@ -94,7 +94,7 @@ class Follower:
             step()
             if self._chance.random() < 0.5:
                 self.apply()
-        self._desire.settle()
+        self._desire.addresses.settle()
         self.apply()
         self.pass_time(self._chance.choice((0.0, 2.0)))
         assert not self._desire.problems, self._desire.problems
@@ -105,7 +105,7 @@ class Follower:
         """Brings the kernel up to what was heard, and tells the policy service of it."""
         self._desire.want_local()
         assert self._kernel.apply().problems == ()
-        if not self._desire.is_outdated:
+        if not self._desire.addresses.is_outdated:
             self._realised = self._desire.policy.revision
 
     def pass_time(self, seconds: float) -> None:
@@ -114,11 +114,11 @@ class Follower:
 
     def hear_nodes(self) -> None:
         """Of bucket ``nodes``."""
-        self._hear("nodes", self._nodes(), NodeRecord, self._desire.take_nodes)
+        self._hear("nodes", self._nodes(), NodeRecord, self._desire.addresses.take_nodes)
 
     def hear_ipcache(self) -> None:
         """Of bucket ``ipcache``."""
-        self._hear("ipcache", self._ipcache(), IpEntry, self._desire.take_ipcache)
+        self._hear("ipcache", self._ipcache(), IpEntry, self._desire.addresses.take_ipcache)
 
     def hear_endpoints(self) -> None:
         """Of bucket ``endpoints``."""

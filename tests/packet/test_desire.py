@@ -45,7 +45,7 @@ def kernel(loaded: Loaded) -> Iterator[Kernel]:
 
 
 def test_an_address_is_entered_when_its_identity_has_a_class(kernel: Kernel) -> None:
-    kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
+    kernel.desire.addresses.take_ipcache(kernel.batch(remote(300), snapshot=True))
     assert kernel.address(REMOTE_IP) is None
     kernel.policy(300)
     assert kernel.address(REMOTE_IP) == (0, 300)
@@ -53,8 +53,8 @@ def test_an_address_is_entered_when_its_identity_has_a_class(kernel: Kernel) -> 
 
 def test_a_pod_with_new_labels_keeps_its_identity_until_the_new_one_has_a_class(kernel: Kernel) -> None:
     kernel.policy(300)
-    kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
-    kernel.desire.take_ipcache(kernel.batch(remote(301)))
+    kernel.desire.addresses.take_ipcache(kernel.batch(remote(300), snapshot=True))
+    kernel.desire.addresses.take_ipcache(kernel.batch(remote(301)))
     assert kernel.address(REMOTE_IP) == (0, 300)
     kernel.policy(301)
     assert kernel.address(REMOTE_IP) == (0, 301)
@@ -65,8 +65,8 @@ def test_an_address_that_waits_for_its_new_identity_has_the_new_classes_of_the_o
 ) -> None:
     """Sets that come into force meanwhile know only those."""
     kernel.policy(300, addresses={REMOTE_IP: (300, 7)})
-    kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
-    kernel.desire.take_ipcache(kernel.batch(remote(301)))
+    kernel.desire.addresses.take_ipcache(kernel.batch(remote(300), snapshot=True))
+    kernel.desire.addresses.take_ipcache(kernel.batch(remote(301)))
     assert kernel.address(REMOTE_IP) == (7, 300)
     kernel.policy(300, addresses={REMOTE_IP: (300, 8)})
     assert kernel.address(REMOTE_IP) == (8, 300)
@@ -82,35 +82,35 @@ def test_an_address_has_the_class_of_its_next_identity_though_that_is_not_heard_
 ) -> None:
     """No row may be left that knows what it had, and its blocks are in this one alone."""
     kernel.policy(300, addresses={REMOTE_IP: before})
-    kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
+    kernel.desire.addresses.take_ipcache(kernel.batch(remote(300), snapshot=True))
     kernel.policy(300, 301, addresses={REMOTE_IP: (301, 9)})
     assert kernel.address(REMOTE_IP) == (9, 300)
-    assert not kernel.desire.is_outdated
-    kernel.desire.take_ipcache(kernel.batch(remote(301)))
+    assert not kernel.desire.addresses.is_outdated
+    kernel.desire.addresses.take_ipcache(kernel.batch(remote(301)))
     assert kernel.address(REMOTE_IP) == (9, 301)
 
 
 def test_an_identity_that_is_gone_is_needed_until_its_successor_is_heard_of(kernel: Kernel) -> None:
     kernel.policy(300)
-    kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
-    kernel.desire.take_ipcache(kernel.batch(remote(301)))
-    seen = [kernel.desire.is_outdated]
+    kernel.desire.addresses.take_ipcache(kernel.batch(remote(300), snapshot=True))
+    kernel.desire.addresses.take_ipcache(kernel.batch(remote(301)))
+    seen = [kernel.desire.addresses.is_outdated]
     gone = IdentityPolicy(identity=Identity(300), peer_class=peer_class(300), gone=True)
     assert kernel.desire.take_policy(kernel.batch({"identity.300": gone, "commit": COMMIT}))
     assert kernel.address(REMOTE_IP) == (0, 300)
-    seen.append(kernel.desire.is_outdated)
+    seen.append(kernel.desire.addresses.is_outdated)
     kernel.policy(301)
     assert kernel.address(REMOTE_IP) == (0, 301)
-    seen.append(kernel.desire.is_outdated)
+    seen.append(kernel.desire.addresses.is_outdated)
     assert seen == [False, True, False]
 
 
 def test_an_address_that_is_no_longer_the_nodes_own_is_not_let_past_policies_as_one(kernel: Kernel) -> None:
     kernel.policy(300)
-    kernel.desire.set_own_addresses([REMOTE_IP])
-    kernel.desire.take_ipcache(kernel.batch(remote(301), snapshot=True))
+    kernel.desire.addresses.set_own([REMOTE_IP])
+    kernel.desire.addresses.take_ipcache(kernel.batch(remote(301), snapshot=True))
     assert kernel.address(REMOTE_IP) == (0, Reserved.HOST)
-    kernel.desire.set_own_addresses([])
+    kernel.desire.addresses.set_own([])
     assert kernel.address(REMOTE_IP) is None
 
 
@@ -140,9 +140,9 @@ def test_a_pod_that_waits_for_its_new_identity_has_the_new_policies_of_the_old_o
 
 def test_a_pod_never_has_the_identity_of_the_one_whose_address_it_got(kernel: Kernel) -> None:
     kernel.policy(300)
-    kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
+    kernel.desire.addresses.take_ipcache(kernel.batch(remote(300), snapshot=True))
     assert kernel.address(REMOTE_IP) == (0, 300)
-    kernel.desire.take_ipcache(kernel.batch(remote(301, pod="other")))
+    kernel.desire.addresses.take_ipcache(kernel.batch(remote(301, pod="other")))
     assert kernel.address(REMOTE_IP) is None
     kernel.policy(301)
     assert kernel.address(REMOTE_IP) == (0, 301)
@@ -152,19 +152,19 @@ def test_a_restart_keeps_addresses_that_no_bucket_speaks_of_until_the_buckets_ar
     kernel: Kernel,
 ) -> None:
     kernel.policy(300)
-    kernel.desire.take_nodes(kernel.batch(nodes("n1", "n2"), snapshot=True))
-    kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
+    kernel.desire.addresses.take_nodes(kernel.batch(nodes("n1", "n2"), snapshot=True))
+    kernel.desire.addresses.take_ipcache(kernel.batch(remote(300), snapshot=True))
     assert kernel.address(REMOTE_IP) == (0, 300)
 
     kernel.restart()
     kernel.policy(300)
-    kernel.desire.take_ipcache(kernel.batch({}, snapshot=True))
-    kernel.desire.take_nodes(kernel.batch({}, snapshot=True))
-    kernel.desire.take_nodes(kernel.batch(nodes("n1")))
+    kernel.desire.addresses.take_ipcache(kernel.batch({}, snapshot=True))
+    kernel.desire.addresses.take_nodes(kernel.batch({}, snapshot=True))
+    kernel.desire.addresses.take_nodes(kernel.batch(nodes("n1")))
     assert kernel.address(REMOTE_IP) == (0, 300)
     assert set(kernel.state.v4.cidrs.known()) == {prefix_key("10.1.0.0/24"), prefix_key("10.2.0.0/24")}
 
-    kernel.desire.settle()
+    kernel.desire.addresses.settle()
     assert kernel.address(REMOTE_IP) is None
     assert set(kernel.state.v4.cidrs.known()) == {prefix_key("10.1.0.0/24")}
 
@@ -173,7 +173,7 @@ def test_a_restart_keeps_addresses_with_classes_of_their_own_when_policy_is_read
     kernel: Kernel,
 ) -> None:
     kernel.policy(300, addresses={REMOTE_IP: (300, 7)})
-    kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
+    kernel.desire.addresses.take_ipcache(kernel.batch(remote(300), snapshot=True))
     assert kernel.address(REMOTE_IP) == (7, 300)
     kernel.restart()
     kernel.policy(300, addresses={REMOTE_IP: (300, 8)})
@@ -181,31 +181,31 @@ def test_a_restart_keeps_addresses_with_classes_of_their_own_when_policy_is_read
     kernel.restart()
     kernel.policy(300)
     assert kernel.address(REMOTE_IP) == (0, 300)
-    kernel.desire.take_ipcache(kernel.batch({}, snapshot=True))
-    kernel.desire.settle()
+    kernel.desire.addresses.take_ipcache(kernel.batch({}, snapshot=True))
+    kernel.desire.addresses.settle()
     assert kernel.address(REMOTE_IP) is None
 
 
 def test_an_address_that_came_back_in_time_stays(kernel: Kernel) -> None:
     kernel.policy(300)
-    kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
+    kernel.desire.addresses.take_ipcache(kernel.batch(remote(300), snapshot=True))
     assert kernel.address(REMOTE_IP) == (0, 300)
     kernel.restart()
-    kernel.desire.take_ipcache(kernel.batch({}, snapshot=True))
+    kernel.desire.addresses.take_ipcache(kernel.batch({}, snapshot=True))
     kernel.policy(300)
-    kernel.desire.take_ipcache(kernel.batch(remote(300)))
-    kernel.desire.settle()
+    kernel.desire.addresses.take_ipcache(kernel.batch(remote(300)))
+    kernel.desire.addresses.settle()
     assert kernel.address(REMOTE_IP) == (0, 300)
 
 
 def test_no_prefix_is_let_go_before_any_node_is_known(kernel: Kernel) -> None:
     kernel.policy(300)
-    kernel.desire.take_nodes(kernel.batch(nodes("n1"), snapshot=True))
+    kernel.desire.addresses.take_nodes(kernel.batch(nodes("n1"), snapshot=True))
     kernel.state.apply()
     kernel.restart()
-    kernel.desire.take_nodes(kernel.batch({}, snapshot=True))
+    kernel.desire.addresses.take_nodes(kernel.batch({}, snapshot=True))
     kernel.policy(300)
-    kernel.desire.settle()
+    kernel.desire.addresses.settle()
     kernel.state.apply()
     assert set(kernel.state.v4.cidrs.known()) == {prefix_key("10.1.0.0/24")}
 
@@ -224,17 +224,17 @@ def test_an_address_of_a_pod_cidr_that_nobody_has_is_matched_by_blocks(kernel: K
         for cidr, number in (("10.0.0.0/8", 8), ("10.2.0.0/16", 16))
     )
     nobody = Reserved.UNMANAGED
-    kernel.desire.take_nodes(kernel.batch(nodes("n1", "n2"), snapshot=True))
+    kernel.desire.addresses.take_nodes(kernel.batch(nodes("n1", "n2"), snapshot=True))
     blocks()
     assert pods() == {"10.1.0.0/24": (0, nobody), "10.2.0.0/24": (0, nobody)}
     blocks(**{"cidr.wide": wide, "cidr.narrow": narrow})
     assert pods() == {"10.1.0.0/24": (8, nobody), "10.2.0.0/24": (16, nobody)}
 
     kernel.restart()
-    kernel.desire.take_nodes(kernel.batch(nodes("n1"), snapshot=True))
+    kernel.desire.addresses.take_nodes(kernel.batch(nodes("n1"), snapshot=True))
     blocks(**{"cidr.wide": wide})
     assert pods() == {"10.1.0.0/24": (8, nobody), "10.2.0.0/24": (8, nobody)}, "none is let go yet"
-    kernel.desire.settle()
+    kernel.desire.addresses.settle()
     blocks(**{"cidr.wide": None})
     assert pods() == {"10.1.0.0/24": (0, nobody)}
 
@@ -280,8 +280,8 @@ def test_a_pod_whose_file_is_damaged_gets_new_policies_too(kernel: Kernel) -> No
 def test_a_node_that_has_the_addresses_of_its_pods_does_not_take_them_for_its_own(kernel: Kernel) -> None:
     kernel.policy(300)
     kernel.desire.local[LOCAL.host_ifname] = LOCAL
-    kernel.desire.set_own_addresses([NODE_IP, POD_IP])
-    kernel.desire.take_ipcache(kernel.batch(local(300), snapshot=True))
+    kernel.desire.addresses.set_own([NODE_IP, POD_IP])
+    kernel.desire.addresses.take_ipcache(kernel.batch(local(300), snapshot=True))
     assert kernel.address(NODE_IP) == (0, Reserved.HOST)
     assert kernel.address(POD_IP) == (0, 300)
 
@@ -290,12 +290,12 @@ def test_an_address_that_is_deleted_and_given_anew_at_once_has_nothing_of_its_pr
     kernel: Kernel,
 ) -> None:
     kernel.policy(300)
-    kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
+    kernel.desire.addresses.take_ipcache(kernel.batch(remote(300), snapshot=True))
     assert kernel.address(REMOTE_IP) == (0, 300)
 
     gone: dict[str, IpEntry | None] = {ip_key(REMOTE_IP): None}
     entries = (*kernel.batch(gone).entries, *kernel.batch(remote(301, pod="new")).entries)
-    kernel.desire.take_ipcache(Batch(snapshot=False, entries=entries, revision=9, caught_up=True))
+    kernel.desire.addresses.take_ipcache(Batch(snapshot=False, entries=entries, revision=9, caught_up=True))
     assert kernel.address(REMOTE_IP) is None
 
 
@@ -303,11 +303,11 @@ def test_an_address_that_changed_hands_during_a_restart_has_nothing_of_its_prede
     kernel: Kernel,
 ) -> None:
     kernel.policy(300)
-    kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
+    kernel.desire.addresses.take_ipcache(kernel.batch(remote(300), snapshot=True))
     assert kernel.address(REMOTE_IP) == (0, 300)
 
     kernel.restart()
-    kernel.desire.take_ipcache(kernel.batch(remote(301, pod="new"), snapshot=True))
+    kernel.desire.addresses.take_ipcache(kernel.batch(remote(301, pod="new"), snapshot=True))
     kernel.policy(300)
     assert kernel.address(REMOTE_IP) is None
     kernel.policy(300, 301)
@@ -318,12 +318,12 @@ def test_an_address_that_changed_hands_during_a_restart_does_not_wait_for_a_comm
     kernel: Kernel,
 ) -> None:
     kernel.policy(300)
-    kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
+    kernel.desire.addresses.take_ipcache(kernel.batch(remote(300), snapshot=True))
     assert kernel.address(REMOTE_IP) == (0, 300)
 
     kernel.restart()
-    kernel.desire.take_ipcache(kernel.batch(remote(301, pod="new"), snapshot=True))
-    kernel.desire.begin()
+    kernel.desire.addresses.take_ipcache(kernel.batch(remote(301, pod="new"), snapshot=True))
+    kernel.desire.addresses.begin()
     assert kernel.address(REMOTE_IP) is None
 
 
@@ -331,11 +331,11 @@ def test_a_pod_that_got_new_labels_during_a_restart_is_not_cut_off_until_the_fir
     kernel: Kernel,
 ) -> None:
     kernel.policy(300)
-    kernel.desire.take_ipcache(kernel.batch(remote(300), snapshot=True))
+    kernel.desire.addresses.take_ipcache(kernel.batch(remote(300), snapshot=True))
     assert kernel.address(REMOTE_IP) == (0, 300)
 
     kernel.restart()
-    kernel.desire.take_ipcache(kernel.batch(remote(301), snapshot=True))
+    kernel.desire.addresses.take_ipcache(kernel.batch(remote(301), snapshot=True))
     assert kernel.address(REMOTE_IP) == (0, 300)
     kernel.policy(301)
     assert kernel.address(REMOTE_IP) == (0, 301)
@@ -345,7 +345,7 @@ def test_a_pod_is_not_ready_while_its_address_is_its_predecessors(kernel: Kernel
     kernel.policy(300)
     enter_local(kernel, 300)
     former = IpEntry(ip=POD_IP, identity=Identity(300), node=NODE, namespace="shop", pod="db-former")
-    kernel.desire.take_ipcache(kernel.batch({ip_key(POD_IP): former}))
+    kernel.desire.addresses.take_ipcache(kernel.batch({ip_key(POD_IP): former}))
     assert "not published in the ipcache" in kernel.desire.readiness(LOCAL).reason
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -41,6 +40,7 @@ from shared.contract.base import Direction, Protocol
 from shared.contract.reserved import Reserved
 from tests.packet.follower import Follower
 from tests.packet.mininode import Pod as Link
+from tests.packet.seeds import seeds
 from tests.services.policy import naive
 from tests.services.policy.test_relabelled import Remembering
 from tests.services.policy.world import (
@@ -50,22 +50,12 @@ from tests.services.policy.world import (
     POPULATION,
     PORTS,
     PROTOCOLS,
-    some_change,
+    some_policy_change,
 )
 
 STEPS, QUESTIONS = 40, 16
-SEEDS_PER_TEST = 100
 SIDES = {Direction.INGRESS: "Ingress", Direction.EGRESS: "Egress"}
 ALLOW = CONSTANTS["ACTION_ALLOW"]
-
-
-def seeds() -> list[range]:
-    """Those to try, a test for each range."""
-    first, _, end = os.environ.get("STENTOR_LAG_SEEDS", "400").rpartition("-")
-    return [
-        range(start, min(start + SEEDS_PER_TEST, int(end)))
-        for start in range(int(first or 0), int(end), SEEDS_PER_TEST)
-    ]
 
 
 @pytest.fixture
@@ -187,10 +177,7 @@ class Story:
             cluster.pods[name] = replace(cluster.pods[name], labels=chance.choice(LABELS))
             self._labels[name].append(cluster.pods[name].labels)
             return
-        made = some_change(chance)
-        while made[0] not in ("policy", "no policy"):
-            made = some_change(chance)
-        self.world.change(*made)
+        self.world.change(*some_policy_change(chance))
         self._policies.append(dict(cluster.policies))
 
     def questions(self) -> list[tuple[str, Direction, str]]:
@@ -237,7 +224,7 @@ def links(count: int) -> list[Link]:
     ]
 
 
-@pytest.mark.parametrize("some", seeds(), ids=str)
+@pytest.mark.parametrize("some", seeds("STENTOR_LAG_SEEDS", 400), ids=str)
 def test_a_node_that_lags_behind_says_what_some_policy_says(kernel: KernelState, some: range) -> None:
     for seed in some:
         play(kernel, seed)

@@ -33,7 +33,7 @@ def commit(kernel: Kernel, *space: str) -> None:
 def test_one_outside_has_no_identity_until_a_commit_holds_for_it(kernel: Kernel) -> None:
     kernel.policy(WEB)
     commit(kernel, "10.1.0.0/16")
-    kernel.desire.take_ipcache(kernel.batch(remote(WEB)))
+    kernel.desire.addresses.take_ipcache(kernel.batch(remote(WEB)))
     assert kernel.address(REMOTE_IP) is None
     commit(kernel, "10.1.0.0/16", "10.2.0.0/16")
     assert kernel.address(REMOTE_IP) == (0, WEB)
@@ -45,7 +45,7 @@ def test_one_with_a_class_of_its_own_needs_no_space_and_nodes_have_none(kernel: 
     node = IpEntry(ip=NODE_IP, identity=Identity(6), node="n2")
     kernel.policy(WEB, 6, addresses={REMOTE_IP: (WEB, 9)})
     commit(kernel, "10.1.0.0/16")
-    kernel.desire.take_ipcache(kernel.batch({**remote(WEB), ip_key(NODE_IP): node}))
+    kernel.desire.addresses.take_ipcache(kernel.batch({**remote(WEB), ip_key(NODE_IP): node}))
     assert kernel.address(REMOTE_IP) == (9, WEB)
     assert kernel.address(NODE_IP) == (0, 6)
 
@@ -56,7 +56,7 @@ def test_a_pod_with_such_an_address_is_not_ready(kernel: Kernel) -> None:
     record = EndpointRecord(node=NODE, namespace="shop", name="db", uid=LOCAL.uid, identity=Identity(WEB))
     key = pod_key(node=NODE, namespace="shop", pod="db")
     kernel.desire.take_endpoints(kernel.batch({key: record}))
-    kernel.desire.take_ipcache(kernel.batch(local(WEB)))
+    kernel.desire.addresses.take_ipcache(kernel.batch(local(WEB)))
     assert POD_IP in kernel.desire.readiness(LOCAL).reason
     commit(kernel, "10.1.0.0/16", "10.2.0.0/16")
     assert not kernel.desire.readiness(LOCAL).reason
@@ -66,7 +66,7 @@ def test_a_pod_with_such_an_address_is_not_ready(kernel: Kernel) -> None:
 def test_one_that_is_outside_by_now_loses_its_identity(kernel: Kernel, restarted: bool) -> None:
     """Its identity's class may hold a block by now that the address is not in."""
     kernel.policy(WEB)
-    kernel.desire.take_ipcache(kernel.batch(remote(WEB), snapshot=True))
+    kernel.desire.addresses.take_ipcache(kernel.batch(remote(WEB), snapshot=True))
     assert kernel.address(REMOTE_IP) == (0, WEB)
     if restarted:
         kernel.restart()

@@ -14,7 +14,6 @@ A failure prints the seed. ``STENTOR_SPEC_SEEDS`` is how many seeds are tried, f
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -25,6 +24,7 @@ from services.datapath.kernel.loader import Loaded
 from tests.packet.follower import Follower
 from tests.packet.mininode import Pod as Link
 from tests.packet.questions import ALLOWED, DENIED, Question
+from tests.packet.seeds import SEEDS_PER_TEST, seeds
 from tests.packet.stage import OWN_IPS, Asked, Stage, Way
 from tests.services.policy.naive import Cluster, allowed
 from tests.services.policy.world import (
@@ -38,20 +38,10 @@ from tests.services.policy.world import (
     some_change,
 )
 
-SEEDS_PER_TEST = 100
 NAMES = ("one", "two", "three", "four", "five")
 MOST_PORTS = 12
 """Asked about between two addresses at once."""
 ON_LINKS = 40
-
-
-def seeds() -> list[range]:
-    """Those to try, a test for each range."""
-    first, _, end = os.environ.get("STENTOR_SPEC_SEEDS", "500").rpartition("-")
-    return [
-        range(start, min(start + SEEDS_PER_TEST, int(end)))
-        for start in range(int(first or 0), int(end), SEEDS_PER_TEST)
-    ]
 
 
 @pytest.fixture
@@ -64,7 +54,9 @@ async def stage(loaded: Loaded) -> AsyncIterator[Stage]:
         await stage.close()
 
 
-@pytest.mark.parametrize("tried", seeds(), ids=lambda tried: f"{tried.start}-{tried.stop}")
+@pytest.mark.parametrize(
+    "tried", seeds("STENTOR_SPEC_SEEDS", 500), ids=lambda tried: f"{tried.start}-{tried.stop}"
+)
 async def test_the_kernel_says_what_the_specification_says(stage: Stage, tried: range) -> None:
     asked: Counter[tuple[str, str, str]] = Counter()
     for seed in tried:

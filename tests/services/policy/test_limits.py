@@ -76,12 +76,17 @@ class _Small:
     def fits(self, key: str, value: Message) -> bool:
         return not isinstance(value, PolicySet) or len(value.default.ranges) <= self.most
 
+    def publisher(self) -> Publisher:
+        """It has published a set for which there is room."""
+        publisher = Publisher(compiler(policy(podSelector={}, ingress=[{"ports": ports(2)}])))
+        publisher.planner = Planner(publisher.desired, patience=Patience(), fits=self.fits)
+        publisher.publish()
+        return publisher
+
 
 def test_an_identity_keeps_its_set_while_the_new_one_cannot_be_stored() -> None:
     small = _Small()
-    publisher = Publisher(compiler(policy(podSelector={}, ingress=[{"ports": ports(2)}])))
-    publisher.planner = Planner(publisher.desired, patience=Patience(), fits=small.fits)
-    publisher.publish()
+    publisher = small.publisher()
     before = publisher.identity(DB)
     publisher.desired.set_policy(policy(podSelector={}, ingress=[{"ports": ports(5)}]))
     publisher.publish()
@@ -101,9 +106,7 @@ def test_an_identity_keeps_its_set_while_the_new_one_cannot_be_stored() -> None:
 def test_an_identity_that_comes_back_does_not_keep_the_set_of_when_it_went() -> None:
     """A new pod would begin with it."""
     small = _Small()
-    publisher = Publisher(compiler(policy(podSelector={}, ingress=[{"ports": ports(2)}])))
-    publisher.planner = Planner(publisher.desired, patience=Patience(), fits=small.fits)
-    publisher.publish()
+    publisher = small.publisher()
     before = publisher.identity(DB)
     publisher.realised = 0.0
     publisher.desired.remove_identity(DB)

@@ -31,7 +31,7 @@ from tests.services.policy.world import (
     PORTS,
     PROTOCOLS,
     World,
-    some_change,
+    some_policy_change,
 )
 
 Question = tuple[str, Direction, str]
@@ -147,10 +147,7 @@ class Relabelled(Cluster):
         elif self.chance.random() < 0.2:
             self.world.change("namespace", self.chance.choice(NAMESPACES), self.chance.choice(LABELS))
         else:
-            made = some_change(self.chance)
-            while made[0] not in ("policy", "no policy"):
-                made = some_change(self.chance)
-            self.world.change(*made)
+            self.world.change(*some_policy_change(self.chance))
 
     def move_on(self, number: int) -> None:
         """A node applies what there is; each of its verdicts is as it must be after each step."""

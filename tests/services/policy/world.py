@@ -100,6 +100,14 @@ def some_change(chance: random.Random) -> tuple[Any, ...]:
             return "node", chance.choice(NODE_CIDRS)
 
 
+def some_policy_change(chance: random.Random) -> tuple[Any, ...]:
+    """A policy comes, changes or goes."""
+    while True:
+        made = some_change(chance)
+        if made[0] in ("policy", "no policy"):
+            return made
+
+
 def _pod(chance: random.Random) -> str:
     return chance.choice(("one", "two", "three", "four", "five"))
 
